@@ -1,0 +1,72 @@
+"""What a run needs of its surroundings: progress, cancelling, and a place for each network.
+
+The core never moves a network or asks whether it was cancelled by any other way. Inside ComfyUI the
+host adapter implements `Runtime`; everywhere else `PlainRuntime` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from .errors import Cancelled
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, eq=False)
+class Handle(Generic[M]):
+    """A network together with who keeps it in memory.
+
+    `dtype` is what it computes in (its weights may be stored in another); `owner` belongs to the runtime
+    (ComfyUI's ModelPatcher), None means that the module lies where it is.
+    """
+
+    module: M
+    dtype: torch.dtype
+    owner: Any = None
+
+
+class Runtime(Protocol):
+    """The surroundings of a run."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Report `done` of `total` equal pieces of work."""
+
+    def check_cancelled(self) -> None:
+        """Raise the host's or our own cancel exception if the user asked to stop."""
+
+    def place(self, handle: Handle[M], reserve_bytes: int = 0) -> M:
+        """Make the network ready to compute with `reserve_bytes` of room left for activations."""
+
+    def device(self, handle: Handle[Any]) -> torch.device:
+        """The device on which the network's inputs are expected."""
+
+
+class PlainRuntime:
+    """Runs everything on one device; remembers the last progress pair; cancels when told to."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self._device = torch.device(device)
+        self.last_progress: tuple[int, int] | None = None
+        self.cancel = False
+
+    def progress(self, done: int, total: int) -> None:
+        """Keep the pair for whoever asks."""
+        self.last_progress = (done, total)
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` once `cancel` is set."""
+        if self.cancel:
+            raise Cancelled("the run was cancelled")
+
+    def place(self, handle: Handle[M], reserve_bytes: int = 0) -> M:
+        """The module, moved to this runtime's device."""
+        return handle.module.to(self._device)
+
+    def device(self, handle: Handle[Any]) -> torch.device:
+        """This runtime's device."""
+        return self._device
