@@ -1,0 +1,58 @@
+"""What the decoder can be asked to do, and what each released variant of it expects: one row each.
+
+Instructions are read by the text encoder letter for letter (spec/audio.md §4.3); a variant's numbers
+are its own training settings (spec/audio.md §1.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing the decoder can do.
+
+    `instruction` is the sentence that the text encoder reads; `variants` says which decoders were trained for it.
+    """
+
+    instruction: str
+    variants: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The settings a released decoder was made for; every `auto` of the nodes ends here."""
+
+    steps: int
+    shift: float
+    guidance: float
+    distilled: bool
+    snaps_times: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant(steps=50, shift=1.0, guidance=7.0, distilled=False),
+    "sft": Variant(steps=50, shift=1.0, guidance=7.0, distilled=False),
+    "turbo": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True, snaps_times=True),
+    "turbo-shift1": Variant(steps=8, shift=1.0, guidance=1.0, distilled=True, snaps_times=True),
+    "turbo-shift3": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True, snaps_times=True),
+    "turbo-continuous": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True),
+}
+
+ALL_VARIANTS = frozenset(VARIANTS)
+
+TASKS: dict[str, Task] = {
+    "text2music": Task("Fill the audio semantic mask based on the given conditions:", ALL_VARIANTS),
+}
+
+
+def variant_named(name: str) -> Variant:
+    """The row of VARIANTS.
+
+    Raises:
+        ValueError: for a name that is not in the table.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {name!r}")
+    return VARIANTS[name]
