@@ -1,0 +1,1 @@
+"""Waveforms after the decoder: loudness, peaks and fades."""
