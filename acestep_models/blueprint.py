@@ -70,9 +70,12 @@ class Blueprint:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check(value))
-        if self.codes is not None and self.seconds is not None and len(self.codes) != seconds_to_codes(self.seconds):
+        if self.codes is None or self.seconds is None:
+            return
+        expected = seconds_to_codes(self.seconds)
+        if len(self.codes) != expected:
             raise ValueError(
-                f"codes: a song of {self.seconds:g} s has {seconds_to_codes(self.seconds)} codes, got {len(self.codes)}; "
+                f"codes: a song of {self.seconds:g} s has {expected} codes, got {len(self.codes)}; "
                 "write the codes again or change the duration"
             )
 
@@ -164,7 +167,8 @@ def check_key(value: Any) -> str:
     mode = _MODES.get(_lower_mode(match.group(3))) if match else None
     if match is None or mode is None:
         raise ValueError(
-            f'key: expected a note A to G, # or b if wanted, and major or minor (like "C# minor"), or auto; got {value!r}'
+            'key: expected a note A to G, # or b if wanted, and major or minor (like "C# minor"), or auto; '
+            f"got {value!r}"
         )
     accidental = match.group(2).replace("♯", "#").replace("♭", "b")
     return f"{match.group(1).upper()}{accidental} {mode}"
@@ -195,7 +199,7 @@ def check_language(value: Any) -> str:
 def check_codes(value: Any) -> tuple[int, ...]:
     """The codes as a tuple, if there is at least one and all lie in the codebook."""
     codes = tuple(value)
-    bad = [code for code in codes if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code < CODEBOOK_SIZE]
+    bad = [code for code in codes if type(code) is not int or not 0 <= code < CODEBOOK_SIZE]
     if bad or not codes:
         raise ValueError(f"codes: expected whole numbers 0 to {CODEBOOK_SIZE - 1}, got {bad[:3] if bad else 'none'}")
     return codes

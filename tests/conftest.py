@@ -21,7 +21,7 @@ def rng():
 
 @pytest.fixture(scope="session")
 def perturb():
-    """perturb(module, seed, scale) adds scale · N(0, 1) to every parameter, so that no norm is one and no table zero."""
+    """perturb(module, seed, scale) adds scale · N(0, 1) to every parameter: no norm stays one, no table zero."""
 
     def add_noise(module, seed, scale=0.2):
         generator = torch.Generator("cpu").manual_seed(seed)

@@ -8,7 +8,12 @@ from acestep_models.blueprint import LANGUAGES, Blueprint
 from acestep_models.prompts import caption_prompt, lyric_prompt
 
 FULL = Blueprint(
-    caption="warm lo-fi, dusty drums", lyrics="[Verse]\nlä là 啦\n", bpm=82, key="Am", time_signature="4/4", language="de"
+    caption="warm lo-fi, dusty drums",
+    lyrics="[Verse]\nlä là 啦\n",
+    bpm=82,
+    key="Am",
+    time_signature="4/4",
+    language="de",
 )
 
 
@@ -51,7 +56,8 @@ def oracle():
     list(itertools.product([None, 30, 300], [None, "C# minor"], [None, "6"], [10.0, 59.8, 600.0])),
 )
 def test_prompts_equal_diffusers(oracle, bpm, key, signature, seconds):
-    song = Blueprint(caption="a\nb ♫", lyrics="one\n\n[Chorus]\ntwo", bpm=bpm, key=key, time_signature=signature, language="fr")
+    words = {"caption": "a\nb ♫", "lyrics": "one\n\n[Chorus]\ntwo", "language": "fr"}
+    song = Blueprint(**words, bpm=bpm, key=key, time_signature=signature)
     format_prompt, pipeline = oracle
     text, lyrics = format_prompt(
         pipeline, song.caption, song.lyrics, "fr", seconds, None, bpm=bpm, keyscale=key, timesignature=signature

@@ -71,7 +71,8 @@ def k_weighted(wave: Tensor, sample_rate: int) -> Tensor:
     bins = padded // 2 + 1
     response = _response(*_shelf(sample_rate), bins) * _response(*_highpass(sample_rate), bins)
     spectrum = torch.fft.rfft(wave.float(), padded) * response.to(torch.complex64)
-    return torch.fft.irfft(spectrum, padded)[..., :samples]
+    weighted: Tensor = torch.fft.irfft(spectrum, padded)
+    return weighted[..., :samples]
 
 
 def integrated_loudness(wave: Tensor, sample_rate: int) -> float:
@@ -127,8 +128,9 @@ def limit(wave: Tensor, sample_rate: int, ceiling_db: float) -> Tensor:
     reach = max(1, round(LOOKAHEAD_SECONDS * sample_rate))
     lowest = -F.max_pool1d(F.pad(-needed, (reach, reach), value=-1.0), 2 * reach + 1, stride=1)
     gain = F.avg_pool1d(F.pad(lowest, (reach, reach), mode="replicate"), 2 * reach + 1, stride=1)[0]
-    limited = wave * gain
-    return limited * min(1.0, ceiling / float(true_peaks(limited).max()))
+    limited: Tensor = wave * gain
+    limited *= min(1.0, ceiling / float(true_peaks(limited).max()))
+    return limited
 
 
 def normalise(wave: Tensor, sample_rate: int, target_lufs: float, ceiling_db: float) -> Tensor:

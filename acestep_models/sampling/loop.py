@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from torch import Tensor
@@ -21,7 +22,7 @@ class Solver(Protocol):
 
 
 def euler(velocity: Velocity, x: Tensor, t: float, t_next: float) -> tuple[Tensor, Tensor]:
-    """One straight step x + (t_next - t)·v; at t_next = 0 this is the estimate of the music itself (spec/audio.md §6.1)."""
+    """One straight step x + (t_next - t)·v; at t_next = 0 it is the estimate of the music (spec/audio.md §6.1)."""
     v = velocity(x, t)
     return x + (t_next - t) * v, x - t * v
 
@@ -39,7 +40,7 @@ def sample(
         x: the start at times[0], [B, 64, T].
         times: steps + 1 times.
         solver: a name in SOLVER_TABLE.
-        on_step: called before each step's result is used, with (steps done, estimate of the music, x); it may raise to stop.
+        on_step: called after each step with (steps done, estimate of the music, x); it may raise to stop.
 
     Returns:
         Latents [B, 64, T].
@@ -48,7 +49,7 @@ def sample(
         ACEStepError: when the decoder answers with numbers that are not finite.
     """
     step = SOLVER_TABLE[solver]
-    for index, (t, t_next) in enumerate(zip(times, times[1:])):
+    for index, (t, t_next) in enumerate(pairwise(times)):
         x, music = step(velocity, x, t, t_next)
         check_finite(f"decoder (DiT), step {index + 1} of {len(times) - 1}", x)
         if on_step is not None:

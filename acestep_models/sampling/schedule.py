@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..tasks import Variant
 
@@ -22,7 +23,8 @@ class SamplingOptions:
     Attributes:
         steps: 1 to 200 decoder calls.
         shift: above 0; larger spends more steps on coarse structure.
-        times: explicit times from noise to music, falling, each in (0, 1], a trailing 0 allowed; replaces steps and shift.
+        times: explicit times from noise to music, falling, each in (0, 1], a trailing 0 allowed; instead of steps
+            and shift.
         solver: one of SOLVERS.
 
     Raises:
@@ -80,7 +82,7 @@ def check_times(times: Sequence[float]) -> tuple[float, ...]:
     for value in kept:
         if not (math.isfinite(value) and 0.0 < value <= 1.0):
             raise ValueError(f"times: each must be above 0 and at most 1, got {value:g}")
-    for before, after in zip(kept, kept[1:]):
+    for before, after in pairwise(kept):
         if after >= before:
             raise ValueError(f"times: each must be smaller than the one before, got {before:g} then {after:g}")
     return tuple(kept)

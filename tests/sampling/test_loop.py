@@ -1,5 +1,7 @@
 """The loop against flows whose end is known, and its noise against torch's own."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def test_a_straight_flow_arrives_at_the_music(rng):
 def test_euler_steps_are_the_formula(rng):
     x, times = torch.randn(1, 64, 3, generator=rng(0), dtype=torch.float64), flow_times(8, 2.0)
     expected = x
-    for t, t_next in zip(times, times[1:]):
+    for t, t_next in pairwise(times):
         expected = expected - (t - t_next) * torch.sin(expected * t)
     torch.testing.assert_close(sample(lambda x, t: torch.sin(x * t), x, times), expected, rtol=0, atol=1e-14)
 
@@ -55,7 +57,8 @@ def test_noise_is_torchs_own_for_the_seed():
 
 
 def test_item_k_of_a_batch_has_the_noise_of_its_single_run():
-    seeds = song_seeds(2**64 - 2, [Blueprint(caption="a"), Blueprint(caption="b"), Blueprint(caption="c", seed=5), Blueprint(caption="d")])
+    songs = [Blueprint(caption="a"), Blueprint(caption="b"), Blueprint(caption="c", seed=5), Blueprint(caption="d")]
+    seeds = song_seeds(2**64 - 2, songs)
     assert seeds == (2**64 - 2, 2**64 - 1, 5, 1)
     batch = batch_noise(seeds, 33)
     for k, seed in enumerate(seeds):

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from acestep_models.sampling.schedule import SamplingOptions, flow_times, parse_times, resolve, snap_times, trained_times
+from acestep_models.sampling.schedule import (
+    SamplingOptions,
+    flow_times,
+    parse_times,
+    resolve,
+    snap_times,
+    trained_times,
+)
 from acestep_models.tasks import VARIANTS
 
 TABLES = {
@@ -53,9 +60,7 @@ def test_the_options_win_over_the_model_and_the_model_over_the_variant():
 def test_turbo_snaps_explicit_times_to_the_twenty_trained_ones():
     assert len(trained_times()) == 20
     schedule = resolve(SamplingOptions(times=(0.97, 0.76, 0.615, 0.5, 0.395, 0.28, 0.18, 0.085, 0.0)), TURBO, 3.0)
-    assert schedule.times == pytest.approx(
-        (0.954545, 0.769231, 0.625, 0.5, 0.4, 0.3, 0.222222, 0.125, 0.0), abs=1e-6
-    )
+    assert schedule.times == pytest.approx((0.954545, 0.769231, 0.625, 0.5, 0.4, 0.3, 0.222222, 0.125, 0.0), abs=1e-6)
     assert "moved to the trained ones" in schedule.notes[0]
 
 
