@@ -1,0 +1,21 @@
+"""What every transformer of the pack shares: attention, rotary positions, feed-forward and encoder layers."""
+
+from __future__ import annotations
+
+from .attention import Attention, LayerCache
+from .blocks import EncoderLayer, FeedForward, parameter, sliding_mask
+from .rotary import Rope, apply_rotary, rotary_table
+from .shape import LayerShape
+
+__all__ = [
+    "Attention",
+    "EncoderLayer",
+    "FeedForward",
+    "LayerCache",
+    "LayerShape",
+    "Rope",
+    "apply_rotary",
+    "parameter",
+    "rotary_table",
+    "sliding_mask",
+]

@@ -1,0 +1,79 @@
+"""Grouped-query attention with normed queries and keys (spec/audio.md §2.1)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import TORCH_OPS, Ops
+from .rotary import Rope, apply_rotary
+from .shape import LayerShape
+
+
+class LayerCache(Protocol):
+    """Keys and values of the positions that one attention layer has already seen."""
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v [B, kv, L, D] of the new positions; return all that may be attended to [B, kv, L', D]."""
+
+
+class Attention(nn.Module):
+    """Projections without bias, RMSNorm over each head of q and k, rotary positions if given, softmax, output.
+
+    Self-attention by default; with `context` the keys and values come from there.
+    """
+
+    def __init__(
+        self,
+        shape: LayerShape,
+        ops: Ops = TORCH_OPS,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.head_dim = shape.head_dim
+        self.ops = ops
+        place = {"device": device, "dtype": dtype}
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        self.q_proj = ops.Linear(shape.width, queries, bias=False, **place)
+        self.k_proj = ops.Linear(shape.width, keys, bias=False, **place)
+        self.v_proj = ops.Linear(shape.width, keys, bias=False, **place)
+        self.o_proj = ops.Linear(queries, shape.width, bias=False, **place)
+        self.q_norm = ops.RMSNorm(shape.head_dim, eps=shape.eps, **place)
+        self.k_norm = ops.RMSNorm(shape.head_dim, eps=shape.eps, **place)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rope: Rope | None = None,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        causal: bool = False,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """x [B, L, W] -> [B, L, W].
+
+        `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys]; `context` [B, keys, W];
+        `causal` (no mask, no context) hides the future; `cache` gets the new keys and values and answers with all.
+        """
+        q = self._heads(self.q_proj(x), self.q_norm, rope)  # [B, heads, L, D]
+        k, v = self.keys_values(x if context is None else context, rope)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        seen = self.ops.attention(q, k, v, mask, causal)  # [B, heads, L, D]
+        out: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
+        return out
+
+    def keys_values(self, x: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of x [B, L, W], each [B, kv, L, D]; they may be computed once and used often."""
+        k = self._heads(self.k_proj(x), self.k_norm, rope)
+        v: Tensor = self.v_proj(x)
+        return k, v.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _heads(self, x: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
+        """Split [B, L, heads · D] into normed, rotated heads [B, heads, L, D]."""
+        heads: Tensor = norm(x.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        return heads if rope is None else apply_rotary(heads, *rope)

@@ -1,0 +1,169 @@
+"""A recognised checkpoint: which parts it has, where their tensors lie, and what their configurations are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..dit.config import DiTConfig
+from ..qwen3.model import Qwen3Config
+from ..units import LATENT_CHANNELS
+from ..vae.config import OobleckConfig
+from .files import Entry, Files, is_standard_name
+from .header import Shape
+from .keymaps import DIT_PARTS, canonical
+from .shapes import dit_config, oobleck_config, qwen3_config
+
+Config = DiTConfig | OobleckConfig | Qwen3Config
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TOKENIZER_KEY = "tokenizer.json"  # our own key in the metadata of a file: the text of its tokenizer
+SILENCE_KEY = "silence_latent"
+SILENCE_FILE = "silence_latent.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The tensors of one part under our raw names: as the module has them, except that weight norm is unfolded."""
+
+    entries: Mapping[str, Entry]
+    files: Files
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Our name -> shape as the module wants it: weight norm folded, snakes [1, C, 1]."""
+        return dict(module_shape(key, entry.shape) for key, entry in self.entries.items() if not is_gain(key))
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What `probe` found behind a path.
+
+    Attributes:
+        path: the file or folder that was asked for.
+        layout: "split" (upstream's and ComfyUI's names, single files) or "diffusers" (a folder of components).
+        given: raw config JSON of the decoder, or of the one part there is; may be empty.
+    """
+
+    path: Path
+    layout: str
+    sources: Mapping[str, Part]
+    given: Mapping[str, Any]
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Some of decoder, condition, tokenizer, detokenizer, vae, text_encoder, lm."""
+        return frozenset(self.sources)
+
+    def shapes(self, part: str) -> dict[str, Shape]:
+        """Our name -> shape of every tensor of a part, as its module wants it."""
+        return self._source(part).shapes
+
+    def stored_dtype(self, part: str) -> torch.dtype:
+        """The dtype of most tensors of a part in the file."""
+        dtypes = [entry.dtype for entry in self._source(part).entries.values()]
+        return DTYPES[max(sorted(set(dtypes)), key=dtypes.count)]
+
+    def config(self, part: str) -> Config:
+        """The configuration of the network that a part belongs to; the four parts of the DiT share one.
+
+        Raises:
+            ValueError: if the tensors or the config say something that this network cannot be.
+        """
+        source = self._source(part)
+        try:
+            if part in DIT_PARTS:
+                return dit_config(self._dit_shapes(), self.given)
+            if part == "vae":
+                return oobleck_config(source.shapes, source.files.given)
+            return qwen3_config(source.shapes, source.files.given)
+        except KeyError as error:
+            raise ValueError(
+                f"{source.files.path}: the {part} has no tensor {error}: the file is incomplete. Fetch it again."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{source.files.path}: {error}.") from error
+
+    def tokenizer_source(self) -> str | Path | None:
+        """Where the tokenizer is: JSON text, the path of a tokenizer.json, a folder with vocab.json, or nowhere.
+
+        It is looked for in the metadata of the file, and beside files that lie in a model folder.
+        """
+        for name in ("text_encoder", "lm"):
+            if name in self.sources:
+                files = self.sources[name].files
+                return files.metadata.get(TOKENIZER_KEY) or _tokenizer_beside(files.path)
+        return None
+
+    def silence_tensor(self) -> Tensor | None:
+        """The stored latents of silence [1, 64, F] in float32; None where the layout does not carry them.
+
+        Raises:
+            ValueError: if they have another shape.
+        """
+        source = next((self.sources[name] for name in ("condition", "decoder") if name in self.sources), None)
+        if source is None:
+            return None
+        entry = source.files.entries.get(SILENCE_KEY)
+        if entry is not None:
+            tensor = read_tensor(entry)
+            return _silence(source.files.path, tensor.mT if self.layout == "diffusers" else tensor)
+        beside = source.files.path.parent / SILENCE_FILE
+        if is_standard_name(source.files.path) and beside.is_file():
+            return _silence(beside, torch.load(beside, map_location="cpu", weights_only=True))
+        return None
+
+    def _source(self, part: str) -> Part:
+        if part not in self.sources:
+            raise ValueError(
+                f"{self.path}: has no {part}, only {', '.join(sorted(self.sources))}. Choose a file that has one."
+            )
+        return self.sources[part]
+
+    def _dit_shapes(self) -> dict[str, Shape]:
+        present = [part for part in DIT_PARTS if part in self.sources]
+        return {canonical(part, key): shape for part in present for key, shape in self.shapes(part).items()}
+
+
+def is_gain(key: str) -> bool:
+    """Whether a raw key is the length half of a weight norm, which the folded weight absorbs."""
+    return key.endswith(".weight_g")
+
+
+def module_shape(key: str, shape: Shape) -> tuple[str, Shape]:
+    """Name and shape in the module of a raw tensor that is no gain."""
+    if key.endswith((".alpha", ".beta")) and len(shape) == 1:  # ComfyUI's snakes
+        return key, (1, shape[0], 1)
+    return key.removesuffix("_v"), shape
+
+
+def read_tensor(entry: Entry) -> Tensor:
+    """One tensor, mapped into memory and not yet read."""
+    with safe_open(entry.path, framework="pt", device="cpu") as file:
+        tensor: Tensor = file.get_tensor(entry.key)
+    return tensor
+
+
+def _tokenizer_beside(path: Path) -> Path | None:
+    if not is_standard_name(path):
+        return None
+    folders = (path.parent, path.parent.parent / "tokenizer")
+    files = [folder / "tokenizer.json" for folder in folders] + [folder / "vocab.json" for folder in folders]
+    found = next((file for file in files if file.is_file()), None)
+    return found.parent if found is not None and found.name == "vocab.json" else found
+
+
+def _silence(path: Path, tensor: Tensor) -> Tensor:
+    if tensor.ndim != 3 or tensor.shape[:2] != (1, LATENT_CHANNELS):
+        raise ValueError(
+            f"{path}: the latents of silence have the shape {list(tensor.shape)}, expected "
+            f"[1, {LATENT_CHANNELS}, frames]. Delete them (they are then made by the VAE) or fetch them again."
+        )
+    return tensor.float().contiguous()

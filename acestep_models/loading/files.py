@@ -1,0 +1,119 @@
+"""From a path to the headers behind it: one file, the shards of an index, or a folder with a config beside.
+
+Nothing here knows what the tensors are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .header import Header, Shape, read_header
+
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+CONFIG_KEY = "acestep_config"  # our own key in the metadata of a file: its config JSON
+# A config.json belongs to a file only under these names; elsewhere it may be a neighbour's.
+WEIGHT_NAMES = ("model", "diffusion_pytorch_model")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor lies."""
+
+    path: Path
+    key: str
+    shape: Shape
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """The tensors of one model under the names of its file or files, and its raw config (may be empty)."""
+
+    path: Path
+    headers: tuple[Header, ...]
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Every tensor of every file."""
+        return {key: Entry(h.path, key, h.shapes[key], h.dtypes[key]) for h in self.headers for key in h.shapes}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The free metadata of all files."""
+        return {key: value for header in self.headers for key, value in header.metadata.items()}
+
+
+def read_files(path: Path) -> Files:
+    """Headers and config of a .safetensors file, an index of shards, or a folder that holds one of them.
+
+    Raises:
+        ValueError: if there is nothing to read, or a file is damaged.
+    """
+    path = _weights(path) if path.is_dir() else path
+    headers = tuple(read_header(shard) for shard in _shards(path))
+    metadata = headers[0].metadata.get(CONFIG_KEY)
+    given = _parse(metadata, path) if metadata else _config_beside(path)
+    return Files(path, headers, given)
+
+
+def is_standard_name(path: Path) -> bool:
+    """Whether the file is named as in a model folder, so that its neighbours belong to it."""
+    return path.name.startswith(WEIGHT_NAMES)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+    return _parse(path.read_text(encoding="utf-8"), path)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the config is not JSON ({error}). Fetch the file again.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: the config is no JSON object but {type(value).__name__}. Fetch the file again.")
+    return value
+
+
+def _weights(folder: Path) -> Path:
+    """The index of shards or the one weight file of a folder."""
+    for pattern in (f"*{INDEX_SUFFIX}", *(f"{name}{SUFFIX}" for name in WEIGHT_NAMES), f"*{SUFFIX}"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"{folder}: holds {len(found)} models ({_some(found)}): choose one file.")
+    raise ValueError(f"{folder}: no {SUFFIX} file in this folder. Choose the folder or file of a model.")
+
+
+def _shards(path: Path) -> Iterator[Path]:
+    if not path.name.endswith(INDEX_SUFFIX):
+        yield path
+        return
+    names = sorted(set(read_json(path).get("weight_map", {}).values()))
+    if not names:
+        raise ValueError(f"{path}: the index names no files. Fetch it again.")
+    missing = [path.parent / name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise ValueError(f"{path}: {len(missing)} of {len(names)} parts are missing ({_some(missing)}): fetch them.")
+    yield from (path.parent / name for name in names)
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    config = path.parent / "config.json"
+    return read_json(config) if is_standard_name(path) and config.is_file() else {}
+
+
+def _some(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:5])

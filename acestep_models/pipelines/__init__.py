@@ -1,0 +1,1 @@
+"""One verb a file; the only place where planner, text, decoder and VAE meet."""

@@ -1,0 +1,191 @@
+"""Oobleck, a convolutional VAE of stereo sound at 25 latent frames a second (spec/audio.md §3).
+
+Names are those of diffusers with the weight norm folded away; the latents have no scale and no shift.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import parameter
+from ..ops import TORCH_OPS, Ops
+from .config import OobleckConfig
+
+DILATIONS = (1, 3, 9)
+RESIDUAL_KERNEL = 7
+EDGE_KERNEL = 7
+LATENT_KERNEL = 3
+STD_FLOOR = 1e-4
+
+Device = torch.device | str | None
+
+
+class Snake(nn.Module):
+    """x + sin²(e^alpha · x) / e^beta for each channel."""
+
+    def __init__(self, channels: int, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.ops = ops
+        self.alpha = parameter(1, channels, 1, device=device, dtype=dtype)
+        self.beta = parameter(1, channels, 1, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C, N]. In place on what it makes itself: these tensors are the largest of a decode."""
+        alpha, beta = self.ops.cast(self.alpha, x).exp(), self.ops.cast(self.beta, x).exp()
+        wave = (x * alpha).sin_().square_()
+        return wave.mul_((beta + 1e-9).reciprocal()).add_(x)
+
+
+class ResidualUnit(nn.Module):
+    """A dilated convolution between two snakes, added to what came in."""
+
+    def __init__(self, channels: int, dilation: int, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        place = {"device": device, "dtype": dtype}
+        reach = dilation * (RESIDUAL_KERNEL // 2)
+        self.snake1 = Snake(channels, ops, device, dtype)
+        self.conv1 = ops.Conv1d(channels, channels, RESIDUAL_KERNEL, padding=reach, dilation=dilation, **place)
+        self.snake2 = Snake(channels, ops, device, dtype)
+        self.conv2 = ops.Conv1d(channels, channels, 1, **place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, N] -> [B, C, N]."""
+        out: Tensor = self.conv2(self.snake2(self.conv1(self.snake1(x))))
+        return out + x
+
+
+class EncoderBlock(nn.Module):
+    """Three residual units, then `stride` samples become one."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, ops: Ops, device: Device, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.res_unit1, self.res_unit2, self.res_unit3 = (
+            ResidualUnit(inputs, dilation, ops, device, dtype) for dilation in DILATIONS
+        )
+        self.snake1 = Snake(inputs, ops, device, dtype)
+        self.conv1 = ops.Conv1d(
+            inputs, outputs, 2 * stride, stride=stride, padding=stride // 2, device=device, dtype=dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, N] -> [B, outputs, N // stride]."""
+        out: Tensor = self.conv1(self.snake1(self.res_unit3(self.res_unit2(self.res_unit1(x)))))
+        return out
+
+
+class DecoderBlock(nn.Module):
+    """One sample becomes `stride`, then three residual units."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, ops: Ops, device: Device, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.snake1 = Snake(inputs, ops, device, dtype)
+        self.conv_t1 = ops.ConvTranspose1d(
+            inputs, outputs, 2 * stride, stride=stride, padding=stride // 2, device=device, dtype=dtype
+        )
+        self.res_unit1, self.res_unit2, self.res_unit3 = (
+            ResidualUnit(outputs, dilation, ops, device, dtype) for dilation in DILATIONS
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, inputs, N] -> [B, outputs, stride · N]."""
+        out: Tensor = self.res_unit3(self.res_unit2(self.res_unit1(self.conv_t1(self.snake1(x)))))
+        return out
+
+
+class Encoder(nn.Module):
+    """Waveform to mean and scale of the latents."""
+
+    def __init__(self, config: OobleckConfig, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        widths, place = config.encoder_widths, {"device": device, "dtype": dtype}
+        self.conv1 = ops.Conv1d(config.audio_channels, widths[0], EDGE_KERNEL, padding=EDGE_KERNEL // 2, **place)
+        self.block = nn.Sequential(
+            *(
+                EncoderBlock(inputs, outputs, ratio, ops, device, dtype)
+                for inputs, outputs, ratio in zip(widths, widths[1:], config.downsampling_ratios, strict=False)
+            )
+        )
+        self.snake1 = Snake(widths[-1], ops, device, dtype)
+        outputs, padding = config.encoder_hidden_size, LATENT_KERNEL // 2
+        self.conv2 = ops.Conv1d(widths[-1], outputs, LATENT_KERNEL, padding=padding, **place)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """wave [B, 2, N] -> [B, 128, N // 1920]."""
+        out: Tensor = self.conv2(self.snake1(self.block(self.conv1(wave))))
+        return out
+
+
+class Decoder(nn.Module):
+    """Latents to waveform."""
+
+    def __init__(self, config: OobleckConfig, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        widths, place = config.decoder_widths, {"device": device, "dtype": dtype}
+        inputs, outputs, padding = config.decoder_input_channels, config.audio_channels, EDGE_KERNEL // 2
+        self.conv1 = ops.Conv1d(inputs, widths[0], EDGE_KERNEL, padding=padding, **place)
+        self.block = nn.Sequential(
+            *(
+                DecoderBlock(before, after, ratio, ops, device, dtype)
+                for before, after, ratio in zip(widths, widths[1:], config.downsampling_ratios[::-1], strict=False)
+            )
+        )
+        self.snake1 = Snake(widths[-1], ops, device, dtype)
+        self.conv2 = ops.Conv1d(widths[-1], outputs, EDGE_KERNEL, padding=padding, bias=False, **place)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """latents [B, 64, T] -> [B, 2, 1920 · T]."""
+        out: Tensor = self.conv2(self.snake1(self.block(self.conv1(latents))))
+        return out
+
+
+class Oobleck(nn.Module):
+    """The VAE of every variant; sizes from the config."""
+
+    def __init__(
+        self,
+        config: OobleckConfig,
+        ops: Ops = TORCH_OPS,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, ops, device, dtype)
+        self.decoder = Decoder(config, ops, device, dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents [B, 64, T] -> waveform [B, 2, 1920 · T], not clipped.
+
+        Raises:
+            ValueError: latents of another shape (ours are channels first here).
+        """
+        channels = self.config.decoder_input_channels
+        if latents.ndim != 3 or latents.shape[1] != channels:
+            raise ValueError(f"VAE decode: expected latents [B, {channels}, T], got {list(latents.shape)}")
+        wave: Tensor = self.decoder(latents)
+        return wave
+
+    def posterior(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveform [B, 2, N] in -1 .. 1 -> mean and standard deviation, each [B, 64, N // 1920].
+
+        Raises:
+            ValueError: not stereo, or shorter than one frame.
+        """
+        channels = self.config.audio_channels
+        if wave.ndim != 3 or wave.shape[1] != channels or wave.shape[2] < self.config.hop:
+            raise ValueError(
+                f"VAE encode: expected a waveform [B, {channels}, N] of at least {self.config.hop} samples, "
+                f"got {list(wave.shape)}"
+            )
+        mean, scale = self.encoder(wave).chunk(2, dim=1)
+        return mean, F.softplus(scale) + STD_FLOOR
+
+    def encode_mean(self, wave: Tensor) -> Tensor:
+        """Waveform [B, 2, N] -> the mean latents [B, 64, N // 1920], the same every time."""
+        return self.posterior(wave)[0]
