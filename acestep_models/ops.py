@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 Layer = Callable[..., Any]
 
-# torch 2.4 has no grouped-query option; there the key heads are repeated instead, with the same result.
+# torch 2.4 has no grouped-query option.
 _HAS_GQA = "enable_gqa" in (inspect.getdoc(F.scaled_dot_product_attention) or "")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -30,8 +31,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     groups = q.shape[1] // k.shape[1]
     if groups == 1:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    if _HAS_GQA:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+    # Grouped queries have a fused CUDA kernel only in half precision and without a mask; elsewhere torch would
+    # fall back to a full matrix of scores, which costs far more than repeated key heads.
+    if _HAS_GQA and mask is None and q.dtype in _HALF:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 

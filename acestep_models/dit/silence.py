@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..units import AUDIO_CHANNELS, HOP, SAMPLE_RATE
+from ..units import AUDIO_CHANNELS, HOP
 
 HEAD = 8
-PROBE_SECONDS = 4
+PROBE_FRAMES = 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +51,9 @@ def silence_from_file(latents: Tensor) -> Silence:
 def silence_from_vae(encode: Callable[[Tensor], Tensor]) -> Silence:
     """Silence for checkpoints that lack it: `encode` turns a wave [1, 2, N] into latent means [1, 64, T].
 
-    The first frames feel the edge of the signal; from frame 7 on all are the same, until the other edge comes near.
+    The VAE sees 7 frames to each side, so of one second all frames from 7 to 17 are the same.
     """
-    latents = encode(torch.zeros(1, AUDIO_CHANNELS, PROBE_SECONDS * SAMPLE_RATE))  # [1, 64, 100]
+    latents = encode(torch.zeros(1, AUDIO_CHANNELS, PROBE_FRAMES * HOP))  # [1, 64, 25]
     frames = latents[0].T  # [T, 64]
-    steady = PROBE_SECONDS * SAMPLE_RATE // HOP // 2
+    steady = PROBE_FRAMES // 2
     return Silence(torch.cat([frames[:HEAD], frames[steady : steady + 1]]))

@@ -20,6 +20,16 @@ def load_song_models():
     from acestep_models.runtime import Handle
     from acestep_models.tasks import VARIANTS
 
+    made = {}
+
+    def silence_of(tiny, song, vae):
+        """Encoding silence takes seconds: once a file."""
+        if tiny.vae not in made:
+            stored = song.silence_tensor()
+            with torch.inference_mode():
+                made[tiny.vae] = silence_from_vae(vae.encode_mean) if stored is None else silence_from_file(stored)
+        return made[tiny.vae]
+
     def load(tiny):
         song, text, vae = probe(tiny.model), probe(tiny.text_encoder), probe(tiny.vae)
 
@@ -27,9 +37,6 @@ def load_song_models():
             return Handle(build_part(checkpoint, part, dtype=torch.float32).eval(), torch.float32)
 
         vae_handle = handle(vae, "vae")
-        stored = song.silence_tensor()
-        with torch.inference_mode():
-            silence = silence_from_vae(vae_handle.module.encode_mean) if stored is None else silence_from_file(stored)
         source = text.tokenizer_source()
         tokenizer = Tokenizer.from_json(source) if isinstance(source, str) else Tokenizer.from_file(source)
         conditioner = ConditionerModels(
@@ -38,7 +45,7 @@ def load_song_models():
             condition=handle(song, "condition"),
             code_tokenizer=handle(song, "tokenizer"),
             detokenizer=handle(song, "detokenizer"),
-            silence=silence,
+            silence=silence_of(tiny, song, vae_handle.module),
             config=song.config("condition"),
         )
         variant = VARIANTS["turbo"]

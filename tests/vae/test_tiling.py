@@ -1,0 +1,132 @@
+"""Tiles give what the whole gives, and only with the overlap that the layers ask for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from acestep_models.errors import ACEStepError, Cancelled
+from acestep_models.runtime import PlainRuntime
+from acestep_models.vae.config import OobleckConfig
+from acestep_models.vae.oobleck import Oobleck
+from acestep_models.vae.reach import decode_overlap, encode_overlap
+from acestep_models.vae.tiling import Tile, decode_tiled, encode_tiled, tiles
+
+CONFIG = OobleckConfig(
+    encoder_hidden_size=4, channel_multiples=(1, 1, 2, 2, 3), decoder_channels=4, decoder_input_channels=2
+)
+TWO_BLOCKS = OobleckConfig(
+    encoder_hidden_size=4,
+    downsampling_ratios=(2, 4),
+    channel_multiples=(1, 2),
+    decoder_channels=3,
+    decoder_input_channels=2,
+)
+PLACE = dict(device="cpu", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def vae(perturb):
+    """In float64, so that only the tiles can make a difference and not the kernels chosen for their lengths."""
+    return perturb(Oobleck(CONFIG), 1).double().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def latents(rng):
+    return torch.randn(2, 2, 53, generator=rng(1), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def wave(rng):
+    return torch.rand(2, 2, 53 * 1920, generator=rng(2), dtype=torch.float64) * 2 - 1
+
+
+def test_overlaps_of_the_real_vae():
+    assert (decode_overlap(OobleckConfig()), encode_overlap(OobleckConfig())) == (9, 7)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TWO_BLOCKS], ids=["real-ratios", "two-blocks"])
+def test_overlaps_are_what_the_layers_reach_and_no_more(config, perturb, rng):
+    """Change one frame and see which frames of the other side feel it; same shapes, so the rest stays bit-equal."""
+    vae = perturb(Oobleck(config), 1).double().requires_grad_(False)
+    middle, hop = 30, config.hop
+    latents = torch.randn(1, 2, 61, generator=rng(1), dtype=torch.float64)
+    sound = torch.rand(1, 2, 61 * hop, generator=rng(2), dtype=torch.float64)
+    louder, latents_2 = sound.clone(), latents.clone()
+    louder[:, :, middle * hop : (middle + 1) * hop] += 0.5
+    latents_2[:, :, middle] += 1
+    decoded = (vae.decode(latents) != vae.decode(latents_2)).any(dim=1)[0].unflatten(0, (-1, hop)).any(dim=1)
+    encoded = (vae.encode_mean(sound) != vae.encode_mean(louder)).any(dim=1)[0]
+    for felt, overlap in ((decoded, decode_overlap(config)), (encoded, encode_overlap(config))):
+        frames = felt.nonzero()[:, 0]
+        assert max(middle - int(frames.min()), int(frames.max()) - middle) == overlap
+
+
+@pytest.mark.parametrize("tile", [20, 31, 52, 53, 512])
+def test_tiled_decode_is_the_whole(vae, latents, relative_error, tile):
+    runtime = PlainRuntime()
+    got = decode_tiled(vae, latents, runtime=runtime, tile=tile, **PLACE)
+    assert got.dtype == torch.float32 and got.shape == (2, 2, 53 * 1920)
+    assert relative_error(got, vae.decode(latents)) < 1e-6
+    done, total = runtime.last_progress
+    assert done == total == 2 * len(tiles(53, tile, 9))
+
+
+@pytest.mark.parametrize("rest", [0, 1919])
+@pytest.mark.parametrize("tile", [16, 52, 512])
+def test_tiled_encode_is_the_whole(vae, wave, rng, relative_error, tile, rest):
+    wave = torch.cat([wave, torch.rand(2, 2, rest, generator=rng(5), dtype=torch.float64)], dim=-1)
+    got = encode_tiled(vae, wave, runtime=PlainRuntime(), tile=tile, **PLACE)
+    assert got.dtype == torch.float32 and got.shape == (2, 2, 53)
+    assert relative_error(got, vae.encode_mean(wave)) < 1e-6
+
+
+def test_without_overlap_the_joins_are_heard(vae, latents, wave, relative_error):
+    decoded = decode_tiled(vae, latents, runtime=PlainRuntime(), tile=20, overlap=0, **PLACE)
+    encoded = encode_tiled(vae, wave, runtime=PlainRuntime(), tile=20, overlap=0, **PLACE)
+    assert relative_error(decoded, vae.decode(latents)) > 1e-2
+    assert relative_error(encoded, vae.encode_mean(wave)) > 1e-2
+
+
+@pytest.mark.parametrize(("frames", "tile", "overlap"), [(1300, 512, 9), (513, 512, 9), (100, 19, 9), (60, 20, 0)])
+def test_tiles_have_one_shape_and_keep_every_frame_once(frames, tile, overlap):
+    parts = tiles(frames, tile, overlap)
+    assert {part.end - part.start for part in parts} == {tile}
+    assert [frame for part in parts for frame in range(part.keep, part.keep_end)] == list(range(frames))
+    for part in parts:
+        assert part.start == 0 or part.keep - part.start >= overlap
+        assert part.end == frames or part.end - part.keep_end >= overlap
+
+
+def test_tiles_of_a_long_song_are_these():
+    assert tiles(1300, 512, 9) == [Tile(0, 512, 0, 503), Tile(494, 1006, 503, 997), Tile(788, 1300, 997, 1300)]
+    assert tiles(512, 512, 9) == [Tile(0, 512, 0, 512)]
+
+
+def test_a_tile_of_nothing_but_overlap_is_refused(vae, latents):
+    with pytest.raises(ValueError, match="longer than its two overlaps, got 18 and 2 x 9 frames"):
+        decode_tiled(vae, latents, runtime=PlainRuntime(), tile=18, **PLACE)
+
+
+def test_lower_precision_comes_back_as_fp32(perturb, latents, relative_error):
+    vae = perturb(Oobleck(CONFIG), 1, scale=0.02).requires_grad_(False)
+    expected = vae.decode(latents.float())
+    exact = decode_tiled(vae, latents, runtime=PlainRuntime(), tile=31, device="cpu", dtype=torch.float32)
+    assert relative_error(exact, expected) < 1e-5
+    got = decode_tiled(vae.bfloat16(), latents, runtime=PlainRuntime(), tile=31, device="cpu", dtype=torch.bfloat16)
+    assert got.dtype == torch.float32
+    assert relative_error(got, expected) < 0.05
+
+
+def test_cancel_is_heard_before_a_tile(vae, latents):
+    runtime = PlainRuntime()
+    runtime.cancel = True
+    with pytest.raises(Cancelled):
+        decode_tiled(vae, latents, runtime=runtime, **PLACE)
+
+
+def test_what_is_not_finite_is_named(vae, latents, wave):
+    with pytest.raises(ACEStepError, match="VAE decode"):
+        decode_tiled(vae, latents * float("nan"), runtime=PlainRuntime(), **PLACE)
+    with pytest.raises(ACEStepError, match="VAE encode"):
+        encode_tiled(vae, wave * float("inf"), runtime=PlainRuntime(), **PLACE)
