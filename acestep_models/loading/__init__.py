@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .build import build_empty, build_part, load_state
+from .build import build_empty, build_part, check_state, load_state
 from .checkpoint import Checkpoint
 from .formats import FORMATS, probe
 from .header import Header, read_header
@@ -13,6 +13,7 @@ __all__ = [
     "Header",
     "build_empty",
     "build_part",
+    "check_state",
     "load_state",
     "probe",
     "read_header",

@@ -1,0 +1,114 @@
+"""One set of tensors in the layouts that are published: ComfyUI's split files and diffusers' folders."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..loading.checkpoint import SILENCE_KEY, TOKENIZER_KEY
+from ..loading.files import CONFIG_KEY
+from ..loading.keymaps import COMPONENT, DIFFUSERS, DIT_PARTS, QWEN3, SPLIT, prefixed
+from ..loading.keymaps_vae import VAE_COMFYUI, VAE_DIFFUSERS
+from ..loading.roles import ROLE_KEY
+from .configs import MODEL_INDEX, SCHEDULER, TOKENIZER, diffusers_json, qwen3_json, upstream_json, vae_json
+from .sizes import Sizes
+
+State = Mapping[str, Tensor]
+WEIGHT_STYLE = "weight_g and weight_v"
+HOST_QWEN3 = prefixed("model.", QWEN3)
+FORMAT = {"format": "pt"}
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """A set before it has a layout: raw states by part, sizes, and the JSON of the two tokenizers."""
+
+    states: Mapping[str, State]
+    sizes: Sizes
+    tokenizers: Mapping[str, str]
+
+
+def write_dit(path: Path, contents: Contents) -> None:
+    """All four parts of the DiT in one file under upstream's names."""
+    tensors = {SPLIT[part].theirs(key): value for part in DIT_PARTS for key, value in contents.states[part].items()}
+    save(path, tensors, {CONFIG_KEY: json.dumps(upstream_json(contents.sizes.decoder))})
+
+
+def write_comfyui_vae(path: Path, contents: Contents) -> None:
+    """The VAE under ComfyUI's names; its snakes are [C]."""
+    names, snakes = VAE_COMFYUI[WEIGHT_STYLE], (".alpha", ".beta")
+    state = contents.states["vae"]
+    tensors = {names.theirs(key): value.flatten() if key.endswith(snakes) else value for key, value in state.items()}
+    save(path, tensors, {CONFIG_KEY: json.dumps(asdict(contents.sizes.vae))})
+
+
+def write_comfyui_qwen3(path: Path, contents: Contents, part: str) -> None:
+    """Text encoder or planner as one file; config, role and tokenizer travel in the metadata."""
+    tensors = {HOST_QWEN3.theirs(key): value for key, value in contents.states[part].items()}
+    config = json.dumps(asdict(getattr(contents.sizes, part)))
+    save(path, tensors, {CONFIG_KEY: config, ROLE_KEY: part, TOKENIZER_KEY: contents.tokenizers[part]})
+
+
+def write_diffusers_vae(folder: Path, contents: Contents) -> Path:
+    """The VAE of a diffusers folder; returns its own folder."""
+    tensors = {VAE_DIFFUSERS[WEIGHT_STYLE].theirs(key): value for key, value in contents.states["vae"].items()}
+    _component(folder / "vae", tensors, vae_json(contents.sizes.vae))
+    return folder / "vae"
+
+
+def write_diffusers(folder: Path, contents: Contents, silence: Tensor) -> None:
+    """All the rest that `AceStepPipeline.from_pretrained` reads; silence [1, F, 64] goes into the condition encoder."""
+    for part, component in COMPONENT.items():
+        tensors = {DIFFUSERS[part].theirs(key): value for key, value in contents.states[part].items()}
+        if part == "condition":
+            tensors[SILENCE_KEY] = silence
+        _component(folder / component, tensors, diffusers_json(component, contents.sizes.decoder))
+    _write_qwen3(folder / "text_encoder", contents, "text_encoder", "Qwen3Model")
+    _write_tokenizer(folder / "tokenizer", contents.tokenizers["text_encoder"])
+    _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    _write_json(folder / "model_index.json", MODEL_INDEX)
+
+
+def write_hub_planner(folder: Path, contents: Contents) -> None:
+    """The planner as its folder on the Hub, without `model.` before the keys (spec/planner.md §1.3)."""
+    _write_qwen3(folder, contents, "lm", "Qwen3ForCausalLM")
+    _write_tokenizer(folder, contents.tokenizers["lm"])
+
+
+def save(path: Path, tensors: State, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file under a temporary name, flush and rename it, so that nobody meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    save_file(whole, temporary, {"format": "pt", **(metadata or {})})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _component(folder: Path, tensors: State, config: Mapping[str, Any]) -> None:
+    save(folder / "diffusion_pytorch_model.safetensors", tensors)
+    _write_json(folder / "config.json", config)
+
+
+def _write_qwen3(folder: Path, contents: Contents, part: str, architecture: str) -> None:
+    tensors = {QWEN3.theirs(key): value for key, value in contents.states[part].items()}
+    save(folder / "model.safetensors", tensors)
+    _write_json(folder / "config.json", qwen3_json(getattr(contents.sizes, part), architecture, part))
+
+
+def _write_tokenizer(folder: Path, text: str) -> None:
+    _write_json(folder / "tokenizer_config.json", TOKENIZER)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
