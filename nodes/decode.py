@@ -1,0 +1,114 @@
+"""DecodeAudio and Loudness: from latents to sound, and to a level."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..acestep_models.audio.fades import fade
+from ..acestep_models.audio.loudness import levels, normalise
+from ..acestep_models.errors import check_finite
+from ..acestep_models.pipelines.decode import decode
+from ..acestep_models.runtime import Handle
+from ..acestep_models.units import SAMPLE_RATE
+from .host.latents import audio, audio_parts, latent_samples
+from .host.runtime import HostRuntime
+from .host.schema import io, out, report, schema, socket
+from .types import Vae
+from .widgets import decimal
+
+
+class DecodeAudio(io.ComfyNode):
+    """Node "ACEStepDecodeAudio"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """VAE and latents in; sound out."""
+        return schema(
+            node_id="ACEStepDecodeAudio",
+            display_name="ACE-Step 1.5 Decode Audio",
+            description="Turns latents into 48 kHz stereo sound, in pieces that join without a seam, so that long "
+            "songs need no more memory than short ones. The level is left as it is.",
+            search_aliases=["vae decode audio", "latent to audio"],
+            inputs=[
+                socket(Vae, "vae", tooltip="From Load DiT."),
+                socket(io.Latent, "samples", tooltip="The song as latents, from DiTSample or a KSampler."),
+            ],
+            outputs=[out(io.Audio, "audio", "48 kHz stereo, exactly as long as the latents.")],
+        )
+
+    @classmethod
+    def execute(cls, vae: Handle[Any], samples: dict[str, Any]) -> io.NodeOutput:
+        """Decode and report the peak."""
+        wave = decode(HostRuntime(), vae, latent_samples(samples))
+        return io.NodeOutput(audio(wave), ui=report(*_describe(wave)))
+
+
+def _describe(wave: Tensor) -> tuple[str, ...]:
+    peaks = wave.abs().amax(dim=(1, 2)).tolist()
+    over = [f"song {i + 1}" for i, peak in enumerate(peaks) if peak > 1.0]
+    return (
+        f"{wave.shape[0]} song(s) of {wave.shape[-1] / SAMPLE_RATE:g} s, {SAMPLE_RATE} Hz stereo",
+        f"peak: {', '.join(_decibels(peak) for peak in peaks)} dBFS",
+        f"over full scale: {', '.join(over)}; saving would clip it, put a Loudness node behind" if over else "",
+    )
+
+
+def _decibels(amplitude: float) -> str:
+    return f"{20 * math.log10(amplitude):.1f}" if amplitude > 0 else "-inf"
+
+
+class Loudness(io.ComfyNode):
+    """Node "ACEStepLoudness"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sound in, sound at a level out."""
+        return schema(
+            node_id="ACEStepLoudness",
+            display_name="ACE-Step 1.5 Loudness",
+            description="Brings songs to one loudness as streaming services measure it (LUFS), keeps their peaks below "
+            "a ceiling, and fades them in and out.",
+            search_aliases=["normalize", "lufs", "limiter", "fade", "volume", "gain"],
+            inputs=[
+                socket(io.Audio, "audio", tooltip="Songs of any sample rate."),
+                decimal(
+                    "target",
+                    -14.0,
+                    (-50.0, 0.0, 0.5),
+                    "Integrated loudness in LUFS (ITU-R BS.1770). Streaming services play at about -14.",
+                ),
+                decimal(
+                    "ceiling",
+                    -1.0,
+                    (-20.0, 0.0, 0.1),
+                    "No true peak above this (dBTP). Loud targets are held back by it.",
+                ),
+                decimal("fade_in", 0.0, (0.0, 60.0, 0.1), "Seconds of fade at the start."),
+                decimal("fade_out", 0.0, (0.0, 60.0, 0.1), "Seconds of fade at the end."),
+            ],
+            outputs=[out(io.Audio, "audio", "The same songs at the wanted level.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, audio: dict[str, Any], target: float, ceiling: float, fade_in: float, fade_out: float
+    ) -> io.NodeOutput:
+        """Level, then fade, song by song."""
+        wave, rate = audio_parts(audio)
+        check_finite("Loudness input", wave)
+        songs = [fade(normalise(song, rate, target, ceiling), rate, fade_in, fade_out) for song in wave]
+        result = {**audio, "waveform": torch.stack(songs)}
+        text = (_change(i + 1, a, b, rate) for i, (a, b) in enumerate(zip(wave, songs, strict=True)))
+        return io.NodeOutput(result, ui=report(*text))
+
+
+def _change(song: int, before: Tensor, after: Tensor, rate: int) -> str:
+    was, now = levels(before, rate), levels(after, rate)
+    return (
+        f"song {song}: {was.lufs:.1f} LUFS, peak {was.true_peak:.1f} dBTP -> "
+        f"{now.lufs:.1f} LUFS, peak {now.true_peak:.1f} dBTP"
+    )

@@ -1,0 +1,91 @@
+"""Our sampling loop around the host's model call, so patches, hooks, wrappers and compile act on every velocity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+from ...acestep_models.pipelines.encode import ConditionBatch
+from ...acestep_models.pipelines.generate import Solve
+from ...acestep_models.runtime import Runtime
+from ...acestep_models.tasks import Variant
+from .models import CONTEXT, NULL, TOKEN_MASK, song_model
+
+Conditioning = list[list[Any]]
+
+
+def conditioning(batch: ConditionBatch) -> tuple[Conditioning, Conditioning]:
+    """Positive and negative for the host's samplers: the song's tokens, and the null token in each of their places.
+
+    Both have the same context and length, so that guidance runs them as one batch.
+    """
+    shared = {CONTEXT: batch.context.transpose(1, 2).contiguous(), NULL: batch.null}
+    if batch.mask is not None:
+        shared[TOKEN_MASK] = batch.mask
+    null = batch.null.expand(*batch.tokens.shape[:2], -1).contiguous()
+    return [[batch.tokens, dict(shared)]], [[null, dict(shared)]]
+
+
+class HostDecoder:
+    """The core's `Decoder` for a MODEL wire."""
+
+    def __init__(self, model: Any, seed: int) -> None:
+        self._patcher, self._model, self._seed = model, song_model(model), seed
+
+    @property
+    def variant(self) -> Variant:
+        """What it was trained for."""
+        return self._model.variant
+
+    @property
+    def shift(self) -> float:
+        """The shift that the model carries: the variant's, or what a ModelSampling node put there."""
+        return float(self._patcher.get_model_object("model_sampling").shift)
+
+    def run(
+        self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, times: Sequence[float], solve: Solve
+    ) -> Tensor:
+        """Latents [B, 64, T]: a sampling run of the host whose sampler is `solve`."""
+        positive, negative = conditioning(batch)
+        guider = comfy.samplers.CFGGuider(self._patcher)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(1.0)
+        latents: Tensor = guider.sample(
+            noise,
+            torch.zeros_like(noise),
+            comfy.samplers.KSAMPLER(_sampler(runtime, noise, solve)),
+            torch.tensor(times),
+            callback=latent_preview.prepare_callback(self._patcher, len(times) - 1),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=self._seed,
+        )
+        return latents.float().cpu()
+
+
+def _sampler(runtime: Runtime, noise: Tensor, solve: Solve) -> Any:
+    """A sampler function as the host calls it.
+
+    It starts from the noise itself: the host scales its start by the first time, upstream does not, and the two
+    differ for explicit times that begin below 1.
+    """
+
+    def sampler(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
+        def velocity(x: Tensor, t: float) -> Tensor:
+            sigma = torch.full((x.shape[0],), t, device=x.device)
+            denoised: Tensor = model(x, sigma, **extra_args)
+            return (x - denoised) / t
+
+        def on_step(done: int, music: Tensor, x: Tensor) -> None:
+            runtime.check_cancelled()
+            if callback is not None:
+                callback({"i": done - 1, "denoised": music, "x": x})
+
+        return solve(velocity, noise.to(x.device), on_step)
+
+    return sampler

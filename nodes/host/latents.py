@@ -1,0 +1,61 @@
+"""LATENT and AUDIO wires: the host's dictionaries, made and read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as management
+import torch
+from torch import Tensor
+
+from ...acestep_models.units import LATENT_CHANNELS, SAMPLE_RATE
+
+
+def latent(samples: Tensor, **extra: Any) -> dict[str, Any]:
+    """A LATENT of samples [B, 64, T] where the host keeps node outputs."""
+    return {"samples": samples.to(management.intermediate_device()), "type": "audio", **extra}
+
+
+def empty_latent(songs: int, frames: int) -> dict[str, Any]:
+    """A LATENT of zeros, which a host sampler replaces by its noise."""
+    return latent(torch.zeros(songs, LATENT_CHANNELS, frames))
+
+
+def latent_samples(value: Any) -> Tensor:
+    """The samples [B, 64, T] of a LATENT.
+
+    Raises:
+        ValueError: for the latents of another kind of model.
+    """
+    samples = value.get("samples") if isinstance(value, dict) else None
+    fits = isinstance(samples, Tensor) and samples.ndim == 3 and samples.shape[1] == LATENT_CHANNELS
+    if not isinstance(samples, Tensor) or not fits or not samples.numel():
+        raise ValueError(
+            f"samples: expected latents of shape [songs, {LATENT_CHANNELS}, frames], got {_shape(samples)}; "
+            "connect the latent output of DiTSample, or of a sampler that got its latent from EncodeSong"
+        )
+    return samples
+
+
+def _shape(value: Any) -> object:
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def audio(waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> dict[str, Any]:
+    """An AUDIO of waveform [B, C, N]."""
+    return {"waveform": waveform, "sample_rate": sample_rate}
+
+
+def audio_parts(value: Any) -> tuple[Tensor, int]:
+    """Waveform [B, C, N] in float32 and sample rate of an AUDIO.
+
+    Raises:
+        ValueError: for an AUDIO without sound.
+    """
+    waveform = value.get("waveform") if isinstance(value, dict) else None
+    if not isinstance(waveform, Tensor) or waveform.ndim != 3 or not waveform.numel():
+        raise ValueError(
+            f"audio: expected a waveform of shape [songs, channels, samples], got {_shape(waveform)}; "
+            "connect an AUDIO with sound in it"
+        )
+    return waveform.float().cpu(), int(value["sample_rate"])

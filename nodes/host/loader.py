@@ -1,0 +1,165 @@
+"""From files to what travels on the wires: MODEL, conditioner and VAE, each network under the memory manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as management
+import comfy.ops
+import torch
+from torch import nn
+
+from ...acestep_models.dit.silence import Silence, silence_from_file, silence_from_vae
+from ...acestep_models.errors import check_finite
+from ...acestep_models.loading.build import build_part, check_state, load_state
+from ...acestep_models.loading.formats import Checkpoint, probe
+from ...acestep_models.pipelines.encode import ConditionerModels
+from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
+from ...acestep_models.runtime import Handle
+from ...acestep_models.vae.oobleck import Oobleck
+from .models import SongModel
+from .ops import casting_ops
+from .runtime import HostRuntime, handle, patcher
+from .sources import Sources, decoder_config
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Everything that LoadDiT gives out, and the precision each device computes in."""
+
+    model: Any
+    conditioner: ConditionerModels
+    vae: Handle[Oobleck]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load(sources: Sources, variant: str, precision: str) -> Loaded:
+    """Build every network of a model.
+
+    Raises:
+        ValueError: for weights that do not fit their network.
+    """
+    device = management.get_torch_device()
+    dtype = decoder_dtype(precision, device)
+    vae = load_vae(sources.vae, precision)
+    conditioner = load_conditioner(sources, vae, dtype)
+    return Loaded(load_decoder(sources.decoder.path, variant, precision), conditioner, vae, dtype, device)
+
+
+def decoder_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What to compute in: bf16 where the host says the device is good at it, else fp32.
+
+    Raises:
+        ValueError: for a precision that is not offered.
+    """
+    if precision in PRECISIONS:
+        return PRECISIONS[precision]
+    if precision != "auto":
+        raise ValueError(f"precision: expected auto, {', '.join(PRECISIONS)}; got {precision!r}")
+    return torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+
+
+def storage_dtype(compute: torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """What weights are kept in: what they compute in, but a bf16 file stays bf16 on a card, where memory is short.
+
+    Its layers then cast at use, and bf16 to fp32 is exact.
+    """
+    return stored if stored == torch.bfloat16 and not management.is_device_cpu(device) else compute
+
+
+def load_decoder(path: Path, variant: str, precision: str, disable_dynamic: bool = False) -> Any:
+    """The decoder of the file at `path` as a MODEL. Newer hosts call this again where they need another copy."""
+    device = management.get_torch_device()
+    checkpoint = probe(path)
+    compute = decoder_dtype(precision, device)
+    storage = storage_dtype(compute, checkpoint.stored_dtype("decoder"), device)
+    model = SongModel(decoder_config(checkpoint), variant, storage, compute)
+    fill(model.diffusion_model.decoder, checkpoint, storage)
+    rest = management.unet_offload_device()
+    owner = patcher(model.to(rest), device, rest, disable_dynamic)
+    owner.cached_patcher_init = (load_decoder, (path, variant, precision))
+    return owner
+
+
+def fill(module: nn.Module, checkpoint: Checkpoint, storage: torch.dtype) -> None:
+    """Give the decoder on meta its weights, mapped into memory where they need no cast.
+
+    Raises:
+        ValueError: for missing, unexpected or wrongly shaped tensors.
+    """
+    check_state(checkpoint, "decoder", module)
+    module.load_state_dict(load_state(checkpoint, "decoder", storage), strict=True, assign=True)
+    module.requires_grad_(False)
+
+
+def load_vae(checkpoint: Checkpoint, precision: str) -> Handle[Oobleck]:
+    """The VAE; its layers cast, so it can compute in another precision than it is kept in."""
+    device = management.vae_device()
+    if precision in PRECISIONS:
+        dtype = PRECISIONS[precision]
+    else:
+        allowed = [torch.bfloat16, torch.float32]
+        dtype = management.vae_dtype(device, allowed)
+        dtype = dtype if dtype in allowed else torch.float32
+    return handle(_cast_part(checkpoint, "vae", dtype, device), dtype, device, management.vae_offload_device())
+
+
+def load_conditioner(sources: Sources, vae: Handle[Oobleck], dtype: torch.dtype) -> ConditionerModels:
+    """Text encoder and the networks around the decoder that run once a song."""
+    device, rest = management.get_torch_device(), management.unet_offload_device()
+
+    def part(name: str) -> Handle[Any]:
+        return handle(_cast_part(sources.decoder, name, dtype, device), dtype, device, rest)
+
+    text = _text_encoder(sources.text_encoder, dtype)
+    tokenizer = _tokenizer(sources.text_encoder)
+    check_vocabulary(tokenizer, text.module.config.vocab_size)
+    return ConditionerModels(
+        text=text,
+        tokenizer=tokenizer,
+        condition=part("condition"),
+        code_tokenizer=part("tokenizer"),
+        detokenizer=part("detokenizer"),
+        silence=_silence(sources.decoder, vae),
+        config=decoder_config(sources.decoder),
+    )
+
+
+def _text_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> Handle[Any]:
+    device = management.text_encoder_device()
+    compute = torch.float32 if management.is_device_cpu(device) else dtype
+    module = _cast_part(checkpoint, "text_encoder", compute, device)
+    return handle(module, compute, device, management.text_encoder_offload_device())
+
+
+def _cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device) -> Any:
+    """A network of casting layers with its weights."""
+    storage = storage_dtype(compute, checkpoint.stored_dtype(part), device)
+    return build_part(checkpoint, part, ops=casting_ops(), dtype=storage)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that came with the text encoder, else the one of the same family that ComfyUI ships."""
+    source = checkpoint.tokenizer_source() or Path(comfy.ops.__file__).parent / "text_encoders" / "qwen25_tokenizer"
+    if isinstance(source, str):
+        return Tokenizer.from_json(source)
+    return Tokenizer.from_qwen_folder(source) if source.is_dir() else Tokenizer.from_file(source)
+
+
+def _silence(checkpoint: Checkpoint, vae: Handle[Oobleck]) -> Silence:
+    """The stored silence, else what the VAE makes of one second of nothing (in fp32: its layers cast)."""
+    stored = checkpoint.silence_tensor()
+    if stored is not None:
+        return silence_from_file(stored.float())
+    runtime = HostRuntime()
+    network = runtime.place(vae)
+    with torch.inference_mode():
+        silence = silence_from_vae(lambda wave: network.encode_mean(wave.to(runtime.device(vae))).float().cpu())
+    check_finite("VAE encode (of silence)", silence.frames)
+    return silence

@@ -1,0 +1,59 @@
+"""The core's `Runtime` on top of ComfyUI's memory manager, progress bar and cancel button."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.utils
+import torch
+from torch import nn
+
+from ...acestep_models.runtime import Handle, M
+
+
+class HostRuntime:
+    """The surroundings of one run of one node."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._total = 0
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the green bar of the running node."""
+        if self._bar is None or total != self._total:
+            self._bar, self._total = comfy.utils.ProgressBar(total), total
+        self._bar.update_absolute(done, total)
+
+    def check_cancelled(self) -> None:
+        """Raise the host's own exception once its cancel button was pressed; nobody catches it."""
+        management.throw_exception_if_processing_interrupted()
+
+    def place(self, handle: Handle[M], reserve_bytes: int = 0) -> M:
+        """The network with as many of its weights on the device as fit beside `reserve_bytes`."""
+        management.load_models_gpu([handle.owner], memory_required=reserve_bytes)
+        return handle.module
+
+    def device(self, handle: Handle[Any]) -> torch.device:
+        """Where the network computes."""
+        device: torch.device = handle.owner.load_device
+        return device
+
+
+def patcher(
+    module: nn.Module, load_device: torch.device, offload_device: torch.device, disable_dynamic: bool = False
+) -> Any:
+    """The module under the memory manager. The class is looked up now: newer hosts replace it at start."""
+    plain = comfy.model_patcher.ModelPatcher
+    kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
+    return kind(module, load_device=load_device, offload_device=offload_device)
+
+
+def handle(module: M, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device) -> Handle[M]:
+    """A network that computes in `dtype` and rests on `offload_device` while nobody needs it."""
+    module.eval().to(offload_device)
+    remember = getattr(management, "archive_model_dtypes", None)  # newer hosts want to know what weights were
+    if remember is not None:
+        remember(module)
+    return Handle(module, dtype, patcher(module, load_device, offload_device))

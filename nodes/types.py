@@ -1,0 +1,10 @@
+"""The pack's own kinds of wire; everything else travels as ComfyUI's own types."""
+
+from __future__ import annotations
+
+from .host.schema import io
+
+Conditioner = io.Custom("ACESTEP_CONDITIONER")
+Vae = io.Custom("ACESTEP_VAE")
+Blueprint = io.Custom("ACESTEP_BLUEPRINT")
+Sampling = io.Custom("ACESTEP_SAMPLING")

@@ -1,0 +1,61 @@
+"""Which released variant a decoder is, from what its file says of itself and, failing that, from its name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..acestep_models.dit.config import DiTConfig
+from ..acestep_models.tasks import VARIANTS, variant_named
+
+AUTO = "auto"
+_LONGEST_FIRST = sorted(VARIANTS, key=len, reverse=True)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A variant and how it was found."""
+
+    name: str
+    why: str
+
+
+def in_name(text: str) -> str | None:
+    """The variant that a file, folder or version name mentions as words of its own."""
+    words = "-" + re.sub(r"[^a-z0-9]+", "-", text.lower()) + "-"
+    return next((name for name in _LONGEST_FIRST if f"-{name}-" in words), None)
+
+
+def choose_variant(choice: str, config: DiTConfig, name: str) -> Guess:
+    """The variant to use for the decoder called `name`: the user's choice, else what the file says, else its name.
+
+    Raises:
+        ValueError: for an unknown choice, or when nothing tells the variant.
+    """
+    if choice != AUTO:
+        variant_named(choice)
+        return Guess(choice, "chosen")
+    named, stated = in_name(name), _stated(config)
+    if stated is not None and (named is None or not _refines(named, stated)):
+        return Guess(stated, "from the file")
+    if named is not None and _agrees(named, config):
+        return Guess(named, "from the file and its name" if stated else "from the name")
+    raise ValueError(
+        f"variant: neither {name!r} nor its config says which one it is; "
+        f"choose the variant (one of {', '.join(VARIANTS)})"
+    )
+
+
+def _stated(config: DiTConfig) -> str | None:
+    """What the config says; `is_turbo` alone says turbo or nothing."""
+    version = in_name(config.model_version or "")
+    return version or ("turbo" if config.is_turbo else None)
+
+
+def _refines(named: str, stated: str) -> bool:
+    """Configs of all turbo variants may just say turbo: the name then tells which."""
+    return named == stated or named.startswith(f"{stated}-")
+
+
+def _agrees(named: str, config: DiTConfig) -> bool:
+    return config.is_turbo is not False or not VARIANTS[named].distilled

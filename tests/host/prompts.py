@@ -1,0 +1,107 @@
+"""API prompts, built out of small pieces; every function returns a fresh dict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hostlib import MODEL
+
+Prompt = dict[str, dict[str, Any]]
+LOAD, PLAN, SAMPLE, DECODE, LOUDNESS, SAVE, ENCODE, OPTIONS = "1", "2", "3", "4", "5", "6", "7", "8"
+
+SHORT = {
+    "caption": "calm piano",
+    "lyrics": "",
+    "instrumental": False,
+    "bpm": -1,
+    "key": "auto",
+    "time_signature": "auto",
+    "seconds": 10.0,
+    "language": "auto",
+    "songs": 1,
+}
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """One node of a prompt."""
+    return {"class_type": kind, "inputs": inputs}
+
+
+def load(**changes: Any) -> dict[str, Any]:
+    """LoadDiT with everything on auto."""
+    auto = dict.fromkeys(("variant", "text_encoder", "vae", "precision"), "auto")
+    return node("ACEStepLoadDiT", **{"model": MODEL, **auto, **changes})
+
+
+def song(seed: int = 7, loader: dict[str, Any] | None = None, **changes: Any) -> Prompt:
+    """Load, plan, sample, decode, level, save; `changes` are the blueprint's."""
+    return {
+        LOAD: load(**(loader or {})),
+        PLAN: node("ACEStepBlueprint", **{**SHORT, **changes}),
+        SAMPLE: node("ACEStepDiTSample", model=[LOAD, 0], conditioner=[LOAD, 1], blueprint=[PLAN, 0], seed=seed),
+        DECODE: node("ACEStepDecodeAudio", vae=[LOAD, 2], samples=[SAMPLE, 0]),
+        LOUDNESS: node("ACEStepLoudness", audio=[DECODE, 0], target=-14.0, ceiling=-1.0, fade_in=0.0, fade_out=0.0),
+        SAVE: node("SaveAudio", audio=[LOUDNESS, 0], filename_prefix="audio/song"),
+    }
+
+
+def latent_only(prompt: Prompt, prefix: str) -> Prompt:
+    """The same up to the sampler, whose latents are saved."""
+    kept = {key: value for key, value in prompt.items() if key not in (DECODE, LOUDNESS, SAVE)}
+    return {**kept, SAVE: node("SaveLatent", samples=[SAMPLE, 0], filename_prefix=f"latents/{prefix}")}
+
+
+def ksampler(prompt: Prompt, steps: int = 8, cfg: float = 1.0) -> Prompt:
+    """The same song through EncodeSong and the host's KSampler."""
+    seed = prompt[SAMPLE]["inputs"]["seed"]
+    encode = node("ACEStepEncodeSong", conditioner=[LOAD, 1], blueprint=[PLAN, 0])
+    sample = node(
+        "KSampler",
+        model=[LOAD, 0],
+        positive=[ENCODE, 0],
+        negative=[ENCODE, 1],
+        latent_image=[ENCODE, 2],
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler_name="euler",
+        scheduler="simple",
+        denoise=1.0,
+    )
+    return {**prompt, ENCODE: encode, SAMPLE: sample}
+
+
+def sampler_custom(prompt: Prompt, steps: int = 8) -> Prompt:
+    """The same song through SamplerCustomAdvanced."""
+    seed = prompt[SAMPLE]["inputs"]["seed"]
+    parts = {
+        "20": node("RandomNoise", noise_seed=seed),
+        "21": node("BasicScheduler", model=[LOAD, 0], scheduler="simple", steps=steps, denoise=1.0),
+        "22": node("KSamplerSelect", sampler_name="euler"),
+        "23": node("CFGGuider", model=[LOAD, 0], positive=[ENCODE, 0], negative=[ENCODE, 1], cfg=1.0),
+    }
+    sample = node(
+        "SamplerCustomAdvanced",
+        noise=["20", 0],
+        guider=["23", 0],
+        sampler=["22", 0],
+        sigmas=["21", 0],
+        latent_image=[ENCODE, 2],
+    )
+    return {**ksampler(prompt), **parts, SAMPLE: sample}
+
+
+def shifted(prompt: Prompt, shift: float) -> Prompt:
+    """The same with ModelSamplingAuraFlow between the loader and whatever samples."""
+    patched = {**prompt, "30": node("ModelSamplingAuraFlow", model=[LOAD, 0], shift=shift)}
+    for key, value in patched.items():
+        if key != "30" and value["inputs"].get("model") == [LOAD, 0]:
+            patched[key] = {**value, "inputs": {**value["inputs"], "model": ["30", 0]}}
+    return patched
+
+
+def with_options(prompt: Prompt, **options: Any) -> Prompt:
+    """The same with SamplingOptions on DiTSample."""
+    values = {"steps": -1, "shift": -1.0, "times": "", "solver": "auto", **options}
+    sample = {**prompt[SAMPLE], "inputs": {**prompt[SAMPLE]["inputs"], "sampling": [OPTIONS, 0]}}
+    return {**prompt, OPTIONS: node("ACEStepSamplingOptions", **values), SAMPLE: sample}

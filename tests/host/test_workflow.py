@@ -1,0 +1,95 @@
+"""Shipped workflow files against the host's schemas, without a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import prompts as p
+import pytest
+from hostlib import ROOT
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+NOTES = ("MarkdownNote", "Note")
+FRONTEND_ONLY = {"audioUI", "upload"}
+each_workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+
+
+@pytest.fixture(scope="session")
+def info(host):
+    """All schemas."""
+    return host.get("/object_info")
+
+
+def twin(file: Path) -> dict:
+    """The API prompt of a workflow."""
+    return json.loads((file.parent / "api" / file.name).read_text())
+
+
+def spec_of(info: dict, kind: str) -> dict:
+    """Every input of a node in its order."""
+    groups = info[kind]["input"]
+    return {name: spec for group in ("required", "optional") for name, spec in groups.get(group, {}).items()}
+
+
+def widget_values(spec: dict, values: list) -> dict:
+    """Widget values by input name; a seed is followed by what happens to it after a run."""
+    named, left = {}, list(values)
+    for name, (kind, *rest) in spec.items():
+        if (isinstance(kind, list) or kind in WIDGETS) and not (rest and rest[0].get("forceInput")):
+            named[name] = left.pop(0)
+            if name in ("seed", "noise_seed"):
+                assert left.pop(0) == "fixed", "a shipped workflow gives the same song each time"
+    assert set(map(str, left)) <= {""}, f"too many widget values: {left}"
+    return named
+
+
+@each_workflow
+def test_has_a_twin_a_picture_and_a_note(file):
+    assert twin(file)
+    assert file.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    notes = [node for node in json.loads(file.read_text())["nodes"] if node["type"] in NOTES]
+    assert "huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files" in notes[0]["widgets_values"][0]
+
+
+@each_workflow
+def test_says_what_its_twin_says(file, info):
+    workflow, prompt = json.loads(file.read_text()), twin(file)
+    nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
+    assert {key: node["type"] for key, node in nodes.items()} == {k: n["class_type"] for k, n in prompt.items()}
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for key, node in nodes.items():
+        given = widget_values(spec_of(info, node["type"]), node.get("widgets_values") or [])
+        given |= {i["name"]: links[i["link"]] for i in node["inputs"] if i.get("link") is not None}
+        assert given == prompt[key]["inputs"], node["type"]
+
+
+@each_workflow
+def test_fits_the_schemas(file, info):
+    for node in json.loads(file.read_text())["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        spec = spec_of(info, node["type"])
+        assert {socket["name"] for socket in node["inputs"]} - FRONTEND_ONLY == set(spec)
+        assert [socket["type"] for socket in node["outputs"]] == info[node["type"]]["output"]
+        for name, value in widget_values(spec, node.get("widgets_values") or []).items():
+            kind, *rest = spec[name]
+            options = kind if isinstance(kind, list) else (rest[0] if rest else {}).get("options")
+            assert not options or value in options, (node["type"], name, value)
+
+
+@each_workflow
+def test_uses_only_the_pack_and_the_host(file, info):
+    kinds = {node["class_type"] for node in twin(file).values()}
+    modules = {info[kind]["python_module"] for kind in kinds}
+    assert all(
+        module == "custom_nodes.ComfyUI-ACEStep" or module.startswith(("nodes", "comfy_extras")) for module in modules
+    )
+
+
+@each_workflow
+def test_twin_runs(host, file):
+    run = host.run(twin(file), timeout=300)
+    assert run.ok, run.message
+    assert host.files(run, p.SAVE)[0].stat().st_size > 100_000

@@ -1,0 +1,135 @@
+"""The pack inside this process, loaded the way ComfyUI loads it, with ComfyUI's own modules around it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.append(str(HERE.parent / "host"))
+
+from hostlib import HostMissing, comfyui_dir  # noqa: E402
+
+PACK = str(ROOT).replace(".", "_x_")  # ComfyUI names a pack by its path
+
+
+def pytest_collection_modifyitems(items):
+    """Everything in this folder needs the host's source tree."""
+    for item in items:
+        if Path(item.path).is_relative_to(HERE):
+            item.add_marker(pytest.mark.host)
+
+
+@pytest.fixture(scope="session")
+def comfy_modules():
+    """ComfyUI importable on the CPU; its root comes before ours, so that our `nodes/` hides nothing of it."""
+    try:
+        root = comfyui_dir()
+    except HostMissing as error:
+        pytest.skip(str(error))
+    sys.path.insert(0, str(root))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    return root
+
+
+@pytest.fixture(scope="session")
+def pack(comfy_modules):
+    """pack("host.models") is that module of nodes/; pack("") is nodes itself."""
+    if PACK not in sys.modules:
+        spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py")
+        sys.modules[PACK] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+    def load(name):
+        return importlib.import_module(f"{PACK}.nodes{'.' if name else ''}{name}")
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def core(pack):
+    """core("blueprint") is that module of acestep_models as the pack sees it."""
+    return lambda name: importlib.import_module(f"{PACK}.acestep_models.{name}")
+
+
+@pytest.fixture
+def model_folders(pack, monkeypatch):
+    """model_folders(diffusion_models=dir, ...) makes these the host's only folders of their kind."""
+    import folder_paths
+
+    def use(**places):
+        table = dict(folder_paths.folder_names_and_paths)
+        for category in ("diffusion_models", "diffusers", "text_encoders", "vae"):
+            folders = [str(places[category])] if category in places else []
+            table[category] = (folders, table[category][1])
+        monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+        return pack("host.folders")
+
+    return use
+
+
+@pytest.fixture
+def loaded(pack, model_folders, tiny_2b_split):
+    """The tiny model as LoadDiT gives it out."""
+    root = tiny_2b_split.model.parents[1]
+    model_folders(**{name: root / name for name in ("diffusion_models", "text_encoders", "vae")})
+    sources = pack("host.sources").find_sources(tiny_2b_split.model.name, "auto", "auto")
+    return pack("host.loader").load(sources, "turbo", "fp32")
+
+
+@pytest.fixture
+def fake_gpu(pack, monkeypatch):
+    """fake_gpu(bytes) pretends that device cpu:0 is a graphics card with so much memory; it computes real numbers.
+
+    fake_gpu(bytes, device=...) pretends it of another device.
+    """
+    import comfy.model_management as management
+    import torch
+
+    card = SimpleNamespace(device=torch.device("cpu", 0), budget=1 << 40)
+
+    def used():
+        mine = (m for m in management.current_loaded_models if m.model is not None and m.device == card.device)
+        return sum(m.model_loaded_memory() for m in mine)
+
+    def free(place=None, torch_free_too=False):
+        amount = card.budget - used() if place in (None, card.device) else 64 << 30
+        return (amount, 0) if torch_free_too else amount
+
+    replaced = {
+        "get_torch_device": lambda *_: card.device,
+        "text_encoder_device": lambda *_: card.device,
+        "vae_device": lambda *_: card.device,
+        "get_free_memory": free,
+        "get_total_memory": lambda *_, **k: (card.budget, 0) if k.get("torch_total_too") else card.budget,
+        "is_device_cpu": lambda place: place is None or (place.type == "cpu" and place.index is None),
+        "vram_state": management.VRAMState.NORMAL_VRAM,
+        "minimum_inference_memory": lambda *_: 0,
+        "extra_reserved_memory": lambda *_: 0,
+        "soft_empty_cache": lambda *_, **__: None,
+        "should_use_bf16": lambda *_, **__: False,
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(management, name, value)
+
+    def forget():
+        """Put every network back; what lies on meta has no weights to bring home."""
+        if card.device.type != "meta":
+            management.free_memory(1e30, card.device)
+        management.current_loaded_models.clear()
+
+    def budget(amount, device=card.device):
+        forget()
+        card.budget, card.device = amount, device
+
+    yield budget
+    forget()

@@ -1,0 +1,45 @@
+// Shows under each node of the pack what it said when it ran: the values it really used.
+// Nothing depends on it: without it the nodes work the same, and the text is still in the host's history.
+import { app } from "../../scripts/app.js";
+
+const WIDGET = "report";
+const LINE_HEIGHT = 15;
+const MARGIN = 18;
+const CHARACTER_WIDTH = 6.5;
+
+async function textWidget(node) {
+  const present = node.widgets?.find((widget) => widget.name === WIDGET);
+  if (present) return present;
+  const { ComfyWidgets } = await import("../../scripts/widgets.js");
+  const { widget } = ComfyWidgets.STRING(node, WIDGET, ["STRING", { multiline: true }], app);
+  widget.serialize = false; // neither in the saved workflow nor in the prompt
+  const needed = () => height(node, widget.value);
+  Object.assign(widget.options, { serialize: false, getMinHeight: needed, getMaxHeight: needed });
+  if (widget.element) widget.element.readOnly = true;
+  return widget;
+}
+
+function height(node, text) {
+  const columns = Math.max(20, (node.size[0] - 30) / CHARACTER_WIDTH);
+  const rows = text.split("\n").reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / columns)), 0);
+  return rows * LINE_HEIGHT + MARGIN;
+}
+
+async function show(node, lines) {
+  const widget = await textWidget(node);
+  widget.value = lines.join("\n");
+  node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  node.setDirtyCanvas?.(true, true);
+}
+
+app.registerExtension({
+  name: "ACEStep.report",
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    if (!nodeData.name?.startsWith("ACEStep")) return;
+    const before = nodeType.prototype.onExecuted;
+    nodeType.prototype.onExecuted = function (output) {
+      before?.apply(this, arguments);
+      if (Array.isArray(output?.text)) show(this, output.text).catch(() => {});
+    };
+  },
+});
