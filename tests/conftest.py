@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: seeded generators, perturbed networks, tiny checkpoints, and the check for skips."""
+"""Fixtures of the whole suite: seeded generators, perturbed networks, tiny checkpoints."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ..loading.keymaps import DIT_PARTS
 from ..ops import META
 from ..units import AUDIO_CHANNELS, SAMPLE_RATE
 from .sizes import FAMILIES, Sizes, sizes
-from .tokens import planner_tokenizer, text_tokenizer
+from .tokens import planner_json, planner_rows, text_tokenizer
 from .weights import random_state, raw_shapes
 from .writer import (
     Contents,
@@ -66,10 +66,10 @@ def write_tiny(directory: Path, *, layout: str = "split", family: str = "2b", se
 
 
 def _contents(family: str, seed: int) -> Contents:
-    text, lm = text_tokenizer(), planner_tokenizer()
-    chosen = sizes(family, text.get_vocab_size(), lm.get_vocab_size())
+    text = text_tokenizer()
+    chosen = sizes(family, text.get_vocab_size(), planner_rows())
     states = {part: random_state(part, _shapes(part, config), seed) for part, config in _configs(chosen).items()}
-    return Contents(states, chosen, {"text_encoder": text.to_str(), "lm": lm.to_str()})
+    return Contents(states, chosen, {"text_encoder": text.to_str(), "lm": planner_json()})
 
 
 def _configs(chosen: Sizes) -> dict[str, Any]:
