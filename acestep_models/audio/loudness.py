@@ -14,6 +14,7 @@ ABSOLUTE_GATE_LUFS, RELATIVE_GATE_LU = -70.0, -10.0
 LOOKAHEAD_SECONDS = 0.005
 OVERSAMPLING, TAPS = 4, 32
 CHUNK = 1 << 20
+FILTER_BLOCK = 1 << 19
 SILENCE = -math.inf
 
 
@@ -63,16 +64,16 @@ def _response(b: list[float], a: list[float], bins: int) -> Tensor:
 def k_weighted(wave: Tensor, sample_rate: int) -> Tensor:
     """`wave` [C, N] through both filters of BS.1770.
 
-    The recursive filters are applied in the frequency domain: their responses fade within a fraction of a second,
-    so one second of padding keeps the circular tail below any audible level.
+    The recursive filters are applied in the frequency domain, block by block: their responses fade within a fraction
+    of a second, so each block begins one second early and drops that second, where the circular tail would be.
     """
-    samples = wave.shape[-1]
-    padded = -(-(samples + sample_rate) // 65536) * 65536
-    bins = padded // 2 + 1
-    response = _response(*_shelf(sample_rate), bins) * _response(*_highpass(sample_rate), bins)
-    spectrum = torch.fft.rfft(wave.float(), padded) * response.to(torch.complex64)
-    weighted: Tensor = torch.fft.irfft(spectrum, padded)
-    return weighted[..., :samples]
+    samples, step = wave.shape[-1], FILTER_BLOCK - sample_rate
+    bins = FILTER_BLOCK // 2 + 1
+    response = (_response(*_shelf(sample_rate), bins) * _response(*_highpass(sample_rate), bins)).to(torch.complex64)
+    padded = F.pad(wave.float(), (sample_rate, -samples % step))
+    blocks = padded.unfold(-1, FILTER_BLOCK, step)  # [C, blocks, FILTER_BLOCK]
+    weighted = [torch.fft.irfft(torch.fft.rfft(block) * response)[..., sample_rate:] for block in blocks.unbind(1)]
+    return torch.cat(weighted, dim=-1)[..., :samples]
 
 
 def integrated_loudness(wave: Tensor, sample_rate: int) -> float:
@@ -124,13 +125,27 @@ def limit(wave: Tensor, sample_rate: int, ceiling_db: float) -> Tensor:
     peaks = true_peaks(wave)
     if float(peaks.max()) <= ceiling:
         return wave
-    needed = (ceiling / peaks.clamp(min=ceiling))[None, None]
     reach = max(1, round(LOOKAHEAD_SECONDS * sample_rate))
-    lowest = -F.max_pool1d(F.pad(-needed, (reach, reach), value=-1.0), 2 * reach + 1, stride=1)
-    gain = F.avg_pool1d(F.pad(lowest, (reach, reach), mode="replicate"), 2 * reach + 1, stride=1)[0]
-    limited: Tensor = wave * gain
+    lowest = -_running_max(F.pad(-ceiling / peaks.clamp(min=ceiling), (reach, reach), value=-1.0), 2 * reach + 1)
+    limited: Tensor = wave * _running_mean(F.pad(lowest[None], (reach, reach), mode="replicate")[0], 2 * reach + 1)
     limited *= min(1.0, ceiling / float(true_peaks(limited).max()))
     return limited
+
+
+def _running_max(values: Tensor, window: int) -> Tensor:
+    """The largest of each `window` neighbours, [N] -> [N - window + 1], by doubling what is already known."""
+    length = 1
+    while 2 * length <= window:
+        values, length = torch.maximum(values[:-length], values[length:]), 2 * length
+    rest = window - length
+    return torch.maximum(values[: len(values) - rest], values[rest:])
+
+
+def _running_mean(values: Tensor, window: int) -> Tensor:
+    """The mean of each `window` neighbours, [N] -> [N - window + 1]; sums in float64, where they lose nothing."""
+    sums = F.pad(values.double().cumsum(0), (1, 0))
+    mean: Tensor = (sums[window:] - sums[:-window]) / window
+    return mean.to(values.dtype)
 
 
 def normalise(wave: Tensor, sample_rate: int, target_lufs: float, ceiling_db: float) -> Tensor:

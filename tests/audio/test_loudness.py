@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from acestep_models.audio import loudness
 from acestep_models.audio.fades import fade
 from acestep_models.audio.loudness import integrated_loudness, levels, limit, normalise, true_peaks
 
@@ -35,14 +36,28 @@ def test_quiet_parts_are_gated_out():
 def test_weighting_matches_the_recursive_filters(rng):
     """The frequency-domain filters equal BS.1770's difference equations with the published 48 kHz coefficients."""
     lfilter = pytest.importorskip("scipy.signal").lfilter
-    from acestep_models.audio.loudness import k_weighted
-
     wave = torch.randn(2, 48_000, generator=rng(3))
     stage1 = lfilter(
         [1.53512485958697, -2.69169618940638, 1.19839281085285], [1, -1.69065929318241, 0.73248077421585], wave.numpy()
     )
     expected = torch.from_numpy(lfilter([1, -2, 1], [1, -1.99004745483398, 0.99007225036621], stage1))
-    torch.testing.assert_close(k_weighted(wave, 48_000), expected.float(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(loudness.k_weighted(wave, 48_000), expected.float(), rtol=0, atol=2e-6)
+
+
+def test_filter_blocks_do_not_show(rng, monkeypatch):
+    wave = torch.randn(2, 300_000, generator=rng(4))
+    whole = loudness.k_weighted(wave, 48_000)
+    monkeypatch.setattr(loudness, "FILTER_BLOCK", 1 << 17)
+    torch.testing.assert_close(loudness.k_weighted(wave, 48_000), whole, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 8, 481])
+def test_running_max_and_mean_equal_torchs_pools(rng, window):
+    values = torch.randn(2_000, generator=rng(5))
+    pools = torch.nn.functional.max_pool1d, torch.nn.functional.avg_pool1d
+    highest, mean = (pool(values[None, None], window, stride=1)[0, 0] for pool in pools)
+    assert torch.equal(loudness._running_max(values, window), highest)
+    torch.testing.assert_close(loudness._running_mean(values, window), mean, rtol=0, atol=1e-6)
 
 
 def test_silence_has_no_loudness_and_stays_silent():
@@ -66,7 +81,7 @@ def test_true_peak_is_never_below_the_samples(rng):
 def test_chunks_do_not_show(rng, monkeypatch):
     wave = torch.randn(2, 5_000, generator=rng(1))
     whole = true_peaks(wave)
-    monkeypatch.setattr("acestep_models.audio.loudness.CHUNK", 700)
+    monkeypatch.setattr(loudness, "CHUNK", 700)
     assert torch.equal(true_peaks(wave), whole)
 
 
