@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from ..acestep_models.tasks import VARIANTS, variant_named
 from .host import folders
@@ -25,38 +26,7 @@ class LoadDiT(io.ComfyNode):
             display_name="ACE-Step 1.5 Load DiT",
             description="Loads an ACE-Step 1.5 music model with the text encoder and the VAE that belong to it.",
             search_aliases=["ace step loader", "music model", "checkpoint", "audio model"],
-            inputs=[
-                socket(
-                    io.Combo,
-                    "model",
-                    options=folders.model_names(),
-                    tooltip="A file from models/diffusion_models, or a diffusers folder from models/diffusers.",
-                ),
-                choice(
-                    "variant",
-                    VARIANTS,
-                    "Which training the model had; it sets the defaults. auto reads the file, then its name. "
-                    f"Steps: {per_variant(lambda v: v.steps)}. Shift: {per_variant(lambda v: v.shift)}.",
-                ),
-                choice(
-                    "text_encoder",
-                    folders.weight_names("text_encoders"),
-                    "What reads the caption (Qwen3 0.6B). auto: the model folder's own, else the one in "
-                    "models/text_encoders that fits.",
-                ),
-                choice(
-                    "vae",
-                    folders.weight_names("vae"),
-                    "What turns latents into 48 kHz sound. auto: the model folder's own, else the one in models/vae "
-                    "that fits.",
-                ),
-                choice(
-                    "precision",
-                    PRECISIONS,
-                    "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower.",
-                    advanced=True,
-                ),
-            ],
+            inputs=_inputs(),
             outputs=[
                 out(io.Model, "model", "The decoder, for DiTSample or ComfyUI's own samplers, LoRA and merge nodes."),
                 out(Conditioner, "conditioner", "What reads captions and lyrics, for DiTSample and EncodeSong."),
@@ -78,6 +48,41 @@ class LoadDiT(io.ComfyNode):
         text = _describe(sources, guess, loaded)
         logging.info("ACE-Step 1.5: %s", "; ".join(text))
         return io.NodeOutput(loaded.model, loaded.conditioner, loaded.vae, ui=report(*text))
+
+
+def _inputs() -> list[Any]:
+    """The model, and four choices that auto can make."""
+    return [
+        socket(
+            io.Combo,
+            "model",
+            options=folders.model_names(),
+            tooltip="A file from models/diffusion_models, or a diffusers folder from models/diffusers.",
+        ),
+        choice(
+            "variant",
+            VARIANTS,
+            "Which training the model had; it sets the defaults. auto reads the file, then its name. "
+            f"Steps: {per_variant(lambda v: v.steps)}. Shift: {per_variant(lambda v: v.shift)}.",
+        ),
+        choice(
+            "text_encoder",
+            folders.weight_names("text_encoders"),
+            "What reads the caption (Qwen3 0.6B). auto: the model folder's own, else the one in "
+            "models/text_encoders that fits.",
+        ),
+        choice(
+            "vae",
+            folders.weight_names("vae"),
+            "What turns latents into 48 kHz sound. auto: the model folder's own, else the one in models/vae that fits.",
+        ),
+        choice(
+            "precision",
+            PRECISIONS,
+            "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower.",
+            advanced=True,
+        ),
+    ]
 
 
 def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]:

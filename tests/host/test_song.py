@@ -107,6 +107,12 @@ def test_sampler_custom_advanced_equals_dit_sample(host, relative_error):
     assert relative_error(theirs, ours) < 1e-5
 
 
+def test_latents_of_the_hosts_sampler_decode_to_the_exact_length(host):
+    run = host.run(p.ksampler(p.song(seconds=10.2)))
+    assert run.ok, run.message
+    assert audio_facts(host.files(run, p.SAVE)[0]) == (489_600, 48_000, 2)
+
+
 def test_shift_node_changes_both_samplers_alike(host, relative_error):
     plain = latents(host, p.song(seed=3), "plain")
     ours = latents(host, p.shifted(p.song(seed=3), 1.5), "ours")
