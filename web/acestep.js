@@ -14,7 +14,7 @@ async function textWidget(node) {
   const { widget } = ComfyWidgets.STRING(node, WIDGET, ["STRING", { multiline: true }], app);
   widget.serialize = false; // neither in the saved workflow nor in the prompt
   const needed = () => height(node, widget.value);
-  Object.assign(widget.options, { serialize: false, getMinHeight: needed, getMaxHeight: needed });
+  Object.assign(widget.options, { serialize: false, read_only: true, getMinHeight: needed, getMaxHeight: needed });
   if (widget.element) widget.element.readOnly = true;
   return widget;
 }

@@ -45,7 +45,7 @@ def build_part(checkpoint: Checkpoint, part: str, *, ops: Ops = TORCH_OPS, dtype
         ValueError: if the checkpoint lacks the part, or a tensor is missing, left over or of another shape.
     """
     module = build_empty(checkpoint, part, ops=ops, dtype=dtype)
-    check_state(checkpoint, part, module)
+    check_state(checkpoint, part)
     module.load_state_dict(load_state(checkpoint, part, dtype), strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
@@ -56,9 +56,13 @@ def build_empty(checkpoint: Checkpoint, part: str, *, ops: Ops = TORCH_OPS, dtyp
     return module
 
 
-def check_state(checkpoint: Checkpoint, part: str, module: nn.Module) -> None:
-    """Raises a ValueError unless the checkpoint has exactly the tensors that the module wants."""
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+def check_state(checkpoint: Checkpoint, part: str) -> None:
+    """Raises a ValueError unless the checkpoint has exactly the tensors that the part's network wants.
+
+    Asked of a network of torch's own layers: those of newer hosts have no weights before they are loaded.
+    """
+    plain = build_empty(checkpoint, part, dtype=torch.float32)
+    wanted = {key: tuple(value.shape) for key, value in plain.state_dict().items()}
     got = checkpoint.shapes(part)
     shapes = {key: (got[key], wanted[key]) for key in wanted.keys() & got.keys() if got[key] != wanted[key]}
     missing, unexpected = wanted.keys() - got.keys(), got.keys() - wanted.keys()

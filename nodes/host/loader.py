@@ -93,7 +93,7 @@ def fill(module: nn.Module, checkpoint: Checkpoint, storage: torch.dtype) -> Non
     Raises:
         ValueError: for missing, unexpected or wrongly shaped tensors.
     """
-    check_state(checkpoint, "decoder", module)
+    check_state(checkpoint, "decoder")
     module.load_state_dict(load_state(checkpoint, "decoder", storage), strict=True, assign=True)
     module.requires_grad_(False)
 

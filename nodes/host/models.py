@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...acestep_models.dit.config import DiTConfig, activation_bytes
 from ...acestep_models.dit.transformer import DiT
 from ...acestep_models.tasks import VARIANTS, Variant
-from ...acestep_models.units import FRAME_RATE, LATENT_CHANNELS
+from ...acestep_models.units import FRAME_RATE, HOP, LATENT_CHANNELS
 from .ops import host_ops
 
 CONTEXT, TOKEN_MASK, NULL = "acestep_context", "acestep_token_mask", "acestep_null"
@@ -36,6 +36,7 @@ class SongLatent(comfy.latent_formats.LatentFormat):
 
     latent_channels = LATENT_CHANNELS
     latent_dimensions = 1
+    temporal_downscale_ratio = HOP  # newer hosts stretch an empty latent of another rate by this
     latent_rgb_factors = [[0.8, 0.45, 0.1], [0.1, 0.4, 0.8]]
     latent_rgb_factors_bias = [-1.0, -1.0, -1.0]
 

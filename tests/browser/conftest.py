@@ -40,8 +40,11 @@ def browser_host(tmp_path_factory, tiny_2b_split):
         yield host
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(browser_host):
-    """The frontend, open; its workflow is whatever the last test left there."""
+    """The frontend, open; its workflow is whatever the last test left there.
+
+    Closed with its module: Playwright's event loop would keep every later test from starting one.
+    """
     with open_page(browser_host) as opened:
         yield opened

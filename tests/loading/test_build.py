@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from acestep_models.loading import build_part, load_state, probe
+from acestep_models.ops import Ops
 from acestep_models.vae.fold import fold_weight_norm
 
 PARTS = ("decoder", "condition", "tokenizer", "detokenizer")
@@ -220,3 +221,31 @@ def test_truncated_model(tiny_2b_split, tmp_path):
 def test_a_folder_may_be_named_by_its_index(tiny_2b_diffusers):
     checkpoint = probe(tiny_2b_diffusers.model / "model_index.json")
     assert checkpoint.parts == {*PARTS, "vae", "text_encoder"} and checkpoint.layout == "diffusers"
+
+
+class LazyLinear(torch.nn.Module):
+    """A layer of newer hosts with dynamic memory: no weight exists until one is loaded."""
+
+    def __init__(self, inputs, outputs, bias=True, device=None, dtype=None):
+        super().__init__()
+        self.weight = self.bias = None
+
+    def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors):
+        for name in ("weight", "bias"):
+            if prefix + name in state:
+                setattr(self, name, torch.nn.Parameter(state[prefix + name], requires_grad=False))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_layers_that_are_empty_before_loading_are_filled(tiny_2b_split, part):
+    checkpoint = probe(tiny_2b_split.model)
+    lazy = build_part(checkpoint, part, ops=Ops(Linear=LazyLinear), dtype=torch.float32).state_dict()
+    plain = build_part(checkpoint, part, dtype=torch.float32).state_dict()
+    assert lazy.keys() == plain.keys()
+    assert all(torch.equal(lazy[key], plain[key]) for key in plain)
+
+
+def test_layers_that_are_empty_before_loading_are_checked_all_the_same(tiny_2b_split, rewrite):
+    file = rewrite(tiny_2b_split.model, lambda tensors: tensors.pop("decoder.layers.0.mlp.up_proj.weight"))
+    with pytest.raises(ValueError, match=r"Missing \(1\): layers.0.mlp.up_proj.weight"):
+        build_part(probe(file), "decoder", ops=Ops(Linear=LazyLinear), dtype=torch.float32)

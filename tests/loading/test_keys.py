@@ -25,7 +25,7 @@ def check_parts(checkpoint, parts):
     assert checkpoint.parts == parts
     for part in parts:
         module = build_empty(checkpoint, part, dtype=torch.bfloat16)
-        check_state(checkpoint, part, module)
+        check_state(checkpoint, part)
         assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == checkpoint.shapes(part)
 
 
