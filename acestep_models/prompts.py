@@ -31,4 +31,5 @@ def caption_prompt(blueprint: Blueprint, seconds: float, instruction: str = TASK
 
 def lyric_prompt(blueprint: Blueprint) -> str:
     """What the lyric encoder reads; no lyrics and no language read as instrumental and unknown."""
-    return f"# Languages\n{blueprint.language or 'unknown'}\n\n# Lyric\n{blueprint.lyrics or INSTRUMENTAL}<|endoftext|>"
+    lyrics = blueprint.lyrics if blueprint.lyrics.strip() else INSTRUMENTAL
+    return f"# Languages\n{blueprint.language or 'unknown'}\n\n# Lyric\n{lyrics}<|endoftext|>"

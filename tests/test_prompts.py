@@ -39,6 +39,11 @@ def test_no_lyrics_read_instrumental_and_no_language_unknown():
     assert lyric_prompt(Blueprint(caption="x")) == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|>"
 
 
+@pytest.mark.parametrize("lyrics", [" ", "\n\n", "\t"])
+def test_blank_lyrics_are_no_lyrics(lyrics):
+    assert lyric_prompt(Blueprint(caption="x", lyrics=lyrics)) == lyric_prompt(Blueprint(caption="x"))
+
+
 def test_an_instruction_gets_its_colon():
     assert caption_prompt(FULL, 10, "Repaint the mask area").startswith("# Instruction\nRepaint the mask area:\n\n")
     assert caption_prompt(FULL, 10, "Repaint:").startswith("# Instruction\nRepaint:\n\n")

@@ -42,46 +42,20 @@ def make_song(folder: Path) -> Any:
     import torch
 
     from acestep_models.blueprint import Blueprint
-    from acestep_models.dit.config import DiTConfig
-    from acestep_models.dit.silence import silence_from_vae
-    from acestep_models.loading.build import build_part
-    from acestep_models.loading.formats import probe
     from acestep_models.pipelines.decode import decode
-    from acestep_models.pipelines.encode import ConditionerModels
-    from acestep_models.pipelines.generate import PlainDecoder, generate
-    from acestep_models.qwen3.tokenizer import Tokenizer
-    from acestep_models.runtime import Handle, PlainRuntime
+    from acestep_models.pipelines.generate import generate
+    from acestep_models.pipelines.load import open_models
+    from acestep_models.runtime import PlainRuntime
     from acestep_models.sampling.schedule import SamplingOptions
-    from acestep_models.tasks import variant_named
     from acestep_models.tiny import write_tiny
 
-    files = write_tiny(folder)
-    model, text_encoder = probe(files.model), probe(files.text_encoder)
-    config = model.config("decoder")
-    assert isinstance(config, DiTConfig)
-
-    def part(checkpoint: Any, name: str) -> Handle[Any]:
-        return Handle(build_part(checkpoint, name, dtype=torch.float32).eval(), torch.float32)
-
-    vae = part(probe(files.vae), "vae")
-    with torch.inference_mode():
-        silence = silence_from_vae(vae.module.encode_mean)
-    conditioner = ConditionerModels(
-        text=part(text_encoder, "text_encoder"),
-        tokenizer=Tokenizer.from_json(str(text_encoder.tokenizer_source())),
-        condition=part(model, "condition"),
-        code_tokenizer=part(model, "tokenizer"),
-        detokenizer=part(model, "detokenizer"),
-        silence=silence,
-        config=config,
-    )
-    runtime, variant = PlainRuntime(), variant_named("turbo")
-    decoder = PlainDecoder(part(model, "decoder"), variant, variant.shift)
+    files, runtime = write_tiny(folder), PlainRuntime()
+    models = open_models(files.model, files.text_encoder, files.vae, "turbo")
     blueprint = Blueprint(caption="warm folk, acoustic guitar", lyrics="[Verse]\nday and night", seconds=SECONDS)
-    song = generate(runtime, decoder, conditioner, [blueprint], SamplingOptions(), seed=1)
+    song = generate(runtime, models.decoder, models.conditioner, [blueprint], SamplingOptions(), seed=1)
     # oneDNN of torch 2.4 takes seconds for a transposed convolution of the tiny model's 4 channels
     with torch.backends.mkldnn.flags(enabled=False):
-        return decode(runtime, vae, song.latents)
+        return decode(runtime, models.vae, song.latents)
 
 
 def main() -> None:

@@ -49,6 +49,7 @@ class ConditionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         width, text = config.encoder_hidden_size, config.text_hidden_dim
+        self.ops = ops
         self.text_projector = ops.Linear(text, width, bias=False, device=device, dtype=dtype)
         self.lyric_encoder = Encoder(config, text, config.num_lyric_encoder_hidden_layers, ops, device, dtype)
         self.timbre_encoder = TimbreEncoder(config, ops, device, dtype)
@@ -71,6 +72,6 @@ class ConditionEncoder(nn.Module):
         timbre = self.timbre_encoder(references)[None]  # [1, R, E]
         return torch.cat([self.lyric_encoder(lyrics), timbre, self.text_projector(text)], dim=1)
 
-    def null_tokens(self, length: int) -> Tensor:
-        """What stands for "nothing said" in guidance: one learned vector, repeated to [1, length, E]."""
-        return self.null_condition_emb.expand(1, length, -1)
+    def null_tokens(self, length: int, like: Tensor) -> Tensor:
+        """What stands for "nothing said" in guidance: one learned vector, [1, length, E] at `like`."""
+        return self.ops.cast(self.null_condition_emb, like).expand(1, length, -1)

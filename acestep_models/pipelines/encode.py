@@ -91,9 +91,10 @@ def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprin
     encoder = runtime.place(models.condition, reserve)
     device, dtype = runtime.device(models.condition), models.condition.dtype
     with torch.inference_mode():
-        tokens = encoder(*(part.to(device, dtype) for part in (text, lyrics, timbre))).float().cpu()
-        null = encoder.null_tokens(1).float().cpu()
-    check_finite("condition encoder", tokens)
+        tokens = encoder(*(part.to(device, dtype) for part in (text, lyrics, timbre)))
+        null = encoder.null_tokens(1, tokens).float().cpu()
+    tokens = check_finite("condition encoder", tokens.float().cpu())
+    check_finite("condition encoder (null token)", null)
     runtime.check_cancelled()
     return Conditioning(tokens, text_to_music_context(models.silence.take(frames)), null)
 

@@ -13,9 +13,10 @@ from ..blueprint import Blueprint
 from ..dit.config import activation_bytes
 from ..dit.transformer import DiT
 from ..runtime import Handle, Runtime
-from ..sampling.loop import OnStep, Velocity, sample
+from ..sampling.loop import OnStep, sample
 from ..sampling.noise import batch_noise, song_seeds
 from ..sampling.schedule import SamplingOptions, Schedule, resolve
+from ..sampling.solvers import Velocity
 from ..tasks import Variant
 from .encode import ConditionBatch, ConditionerModels, encode_songs, song_frames
 

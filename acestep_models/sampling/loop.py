@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 from torch import Tensor
 
 from ..errors import check_finite
+from .solvers import SOLVERS, Velocity
 
-Velocity = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
-
-
-class Solver(Protocol):
-    """A way to follow velocities from t to t_next."""
-
-    def __call__(self, velocity: Velocity, x: Tensor, t: float, t_next: float) -> tuple[Tensor, Tensor]:
-        """(x at t_next, estimate of the music at t); both [B, 64, T]."""
-
-
-def euler(velocity: Velocity, x: Tensor, t: float, t_next: float) -> tuple[Tensor, Tensor]:
-    """One straight step x + (t_next - t)·v; at t_next = 0 it is the estimate of the music (spec/audio.md §6.1)."""
-    v = velocity(x, t)
-    return x + (t_next - t) * v, x - t * v
-
-
-SOLVER_TABLE: dict[str, Solver] = {"euler": euler}
 
 
 def sample(
@@ -39,7 +22,7 @@ def sample(
         velocity: (x [B, 64, T], t) -> v [B, 64, T].
         x: the start at times[0], [B, 64, T].
         times: steps + 1 times.
-        solver: a name in SOLVER_TABLE.
+        solver: a name in SOLVERS.
         on_step: called after each step with (steps done, estimate of the music, x); it may raise to stop.
 
     Returns:
@@ -48,7 +31,7 @@ def sample(
     Raises:
         ACEStepError: when the decoder answers with numbers that are not finite.
     """
-    step = SOLVER_TABLE[solver]
+    step = SOLVERS[solver]
     for index, (t, t_next) in enumerate(pairwise(times)):
         x, music = step(velocity, x, t, t_next)
         check_finite(f"decoder (DiT), step {index + 1} of {len(times) - 1}", x)

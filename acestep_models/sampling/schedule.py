@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..tasks import Variant
+from .solvers import SOLVERS
 
 MAX_STEPS = 200
 MAX_DISTILLED_STEPS = 20
 MAX_SHIFT = 100.0
-SOLVERS = ("euler",)
+DEFAULT_SOLVER = "euler"
 TRAINED_SHIFTS = (1.0, 2.0, 3.0)
 
 
@@ -34,7 +35,7 @@ class SamplingOptions:
     steps: int | None = None
     shift: float | None = None
     times: tuple[float, ...] | None = None
-    solver: str = "euler"
+    solver: str = DEFAULT_SOLVER
 
     def __post_init__(self) -> None:
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
@@ -59,7 +60,7 @@ class Schedule:
 
     times: tuple[float, ...]
     shift: float | None
-    solver: str = "euler"
+    solver: str = DEFAULT_SOLVER
     notes: tuple[str, ...] = ()
 
     @property

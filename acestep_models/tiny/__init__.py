@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dit.silence import HEAD, Silence
+from ..dit.silence import silence_from_vae
 from ..loading.build import NETWORKS, build_part
 from ..loading.formats import probe
 from ..loading.keymaps import DIT_PARTS
 from ..ops import META
-from ..units import AUDIO_CHANNELS, SAMPLE_RATE
 from .sizes import FAMILIES, Sizes, sizes
 from .tokens import planner_json, planner_rows, text_tokenizer
 from .weights import random_state, raw_shapes
@@ -107,9 +106,7 @@ def _silence(vae_folder: Path) -> Tensor:
     """What loaders of the split files derive from the VAE, stored [1, 15000, 64]: both layouts give the same song."""
     vae = build_part(probe(vae_folder), "vae", dtype=torch.float32)
     with torch.inference_mode():
-        frames = vae.encode_mean(torch.zeros(1, AUDIO_CHANNELS, SAMPLE_RATE))[0].T  # [25, 64]
-    middle = len(frames) // 2  # one second is enough: either edge is felt for 7 frames
-    return Silence(torch.cat([frames[:HEAD], frames[middle : middle + 1]])).take(STORED_SILENCE)
+        return silence_from_vae(vae.encode_mean).take(STORED_SILENCE)
 
 
 LAYOUTS: dict[str, Callable[[Path, str, Contents], TinySet]] = {"split": _write_split, "diffusers": _write_diffusers}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,26 @@ def write_hub_planner(folder: Path, contents: Contents) -> None:
 
 def save(path: Path, tensors: State, metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file under a temporary name, flush and rename it, so that nobody meets half a file."""
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(whole, temporary, {"format": "pt", **(metadata or {})})
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write `path` under; what was written is flushed, given the usual mode and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    whole = {key: value.contiguous() for key, value in tensors.items()}
-    save_file(whole, temporary, {"format": "pt", **(metadata or {})})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    try:
+        yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _component(folder: Path, tensors: State, config: Mapping[str, Any]) -> None:
@@ -106,9 +120,10 @@ def _write_qwen3(folder: Path, contents: Contents, part: str, architecture: str)
 
 def _write_tokenizer(folder: Path, text: str) -> None:
     _write_json(folder / "tokenizer_config.json", TOKENIZER)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    with replacing(folder / "tokenizer.json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2), encoding="utf-8")

@@ -104,7 +104,7 @@ def test_order_is_lyrics_references_caption(tiny_2b, pair, songs):
 
 def test_null_tokens_repeat_one_vector(tiny, pair):
     ours, oracle = pair(tiny)
-    null = ours.null_tokens(7)
+    null = ours.null_tokens(7, torch.zeros(1))
     assert torch.equal(null, oracle.null_condition_emb.expand(1, 7, -1))
 
 

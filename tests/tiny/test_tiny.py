@@ -108,7 +108,7 @@ def test_values_stay_of_order_one(sets, rng, kind):
         tokens = condition(text(ids), text.embed(ids), torch.randn(1, 750, 64, generator=draw))
         x, context = torch.randn(1, 60, 64, generator=draw), torch.randn(1, 60, 128, generator=draw)
         velocity = decoder(x, context, tokens, torch.tensor([0.7]))
-        other = decoder(x, context, condition.null_tokens(tokens.shape[1]), torch.tensor([0.7]))
+        other = decoder(x, context, condition.null_tokens(tokens.shape[1], tokens), torch.tensor([0.7]))
         quantized, indices = tokenizer(x, torch.zeros(1, 5, 64))
         hints = detokenizer(quantized)
     for values in (tokens, velocity, velocity - other, quantized, hints):
