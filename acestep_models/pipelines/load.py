@@ -28,9 +28,21 @@ class SongModels:
 
 
 def open_models(
-    model: Path, text_encoder: Path, vae: Path, variant: str, dtype: torch.dtype = torch.float32
+    model: Path,
+    text_encoder: Path,
+    vae: Path,
+    variant: str,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: Path | None = None,
 ) -> SongModels:
     """Load a model from its split files, or give its diffusers folder three times.
+
+    Args:
+        model, text_encoder, vae: files or folders that `loading.probe` knows.
+        variant: a name in `tasks.VARIANTS`; it sets the defaults.
+        dtype: of weights and computation.
+        tokenizer: a tokenizer.json, or a folder with vocab.json and merges.txt, for a text encoder that carries
+            none; ComfyUI has one in comfy/text_encoders/qwen25_tokenizer.
 
     Raises:
         ValueError: for files that are damaged, of another model, or do not belong together.
@@ -39,7 +51,7 @@ def open_models(
     voice = _handle(sound, "vae", dtype)
     conditioner = ConditionerModels(
         text=_handle(text, "text_encoder", dtype),
-        tokenizer=_tokenizer(text),
+        tokenizer=_tokenizer(text, tokenizer),
         condition=_handle(song, "condition", dtype),
         code_tokenizer=_handle(song, "tokenizer", dtype),
         detokenizer=_handle(song, "detokenizer", dtype),
@@ -56,10 +68,13 @@ def _handle(checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Handle[Any
     return Handle(build_part(checkpoint, part, dtype=dtype), dtype)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    source = checkpoint.tokenizer_source()
+def _tokenizer(checkpoint: Checkpoint, given: Path | None) -> Tokenizer:
+    source = given or checkpoint.tokenizer_source()
     if source is None:
-        raise ValueError(f"{checkpoint.path}: has no tokenizer; put its tokenizer.json into the folder of the weights")
+        raise ValueError(
+            f"{checkpoint.path}: carries no tokenizer; give the path of its tokenizer.json, or of ComfyUI's "
+            "comfy/text_encoders/qwen25_tokenizer, as `tokenizer`"
+        )
     if isinstance(source, str):
         return Tokenizer.from_json(source)
     return Tokenizer.from_qwen_folder(source) if source.is_dir() else Tokenizer.from_file(source)

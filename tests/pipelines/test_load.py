@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from acestep_models.loading import probe
 from acestep_models.pipelines.load import open_models
 from acestep_models.tasks import VARIANTS
 
@@ -31,5 +32,8 @@ def test_files_without_a_tokenizer_say_what_to_do(tiny_2b_split, tmp_path):
     with safe_open(tiny_2b_split.text_encoder, framework="pt") as file:
         metadata = {key: value for key, value in file.metadata().items() if key != "tokenizer.json"}
     save_file(load_file(tiny_2b_split.text_encoder), tmp_path / "bare.safetensors", metadata)
-    with pytest.raises(ValueError, match="bare.safetensors: has no tokenizer; put its tokenizer.json"):
-        open_models(tiny_2b_split.model, tmp_path / "bare.safetensors", tiny_2b_split.vae, "turbo")
+    paths = tiny_2b_split.model, tmp_path / "bare.safetensors", tiny_2b_split.vae
+    with pytest.raises(ValueError, match="bare.safetensors: carries no tokenizer; give the path of its tokenizer.json"):
+        open_models(*paths, "turbo")
+    (tmp_path / "tokenizer.json").write_text(probe(tiny_2b_split.text_encoder).tokenizer_source())
+    assert open_models(*paths, "turbo", tokenizer=tmp_path / "tokenizer.json").conditioner.tokenizer.size == 630
