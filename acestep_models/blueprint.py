@@ -68,7 +68,7 @@ class Blueprint:
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
             value = getattr(self, name)
-            if value is not None:
+            if value is not None or name in _NEVER_NONE:
                 object.__setattr__(self, name, check(value))
         if self.codes is None or self.seconds is None:
             return
@@ -87,8 +87,7 @@ class Blueprint:
         """
         if not self.caption.strip() and not self.lyrics.strip():
             raise ValueError(
-                "caption and lyrics are both empty: write what the song should sound like in the caption, "
-                "or lyrics, or let PlanSong invent a song"
+                "caption and lyrics are both empty: write in the caption what the song should sound like, or lyrics"
             )
         return self
 
@@ -130,6 +129,12 @@ def _text(name: str, value: Any, limit: int) -> str:
         raise TypeError(f"{name}: expected text, got {type(value).__name__}")
     if len(value) > limit:
         raise ValueError(f"{name}: at most {limit} characters, got {len(value)}; shorten the {name}")
+    broken = next((place for place, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
+    if broken is not None:
+        raise ValueError(
+            f"{name}: half a character (a lone surrogate) at position {broken}, after {value[:broken][-20:]!r}; "
+            "delete it and type it again"
+        )
     return value
 
 
@@ -222,6 +227,7 @@ def check_locked(value: Any) -> frozenset[str]:
     return names
 
 
+_NEVER_NONE = ("caption", "lyrics", "locked")
 _CHECKS = {
     "caption": check_caption,
     "lyrics": check_lyrics,

@@ -24,6 +24,7 @@ from acestep_models.blueprint import KEYS, LANGUAGES, Blueprint
         ("time_signature", "5/4", "got '5/4'"),
         ("language", "klingon", "got 'klingon'"),
         ("lyrics", "la " * 40_000, "got 120000; shorten the lyrics"),
+        ("caption", "piano \ud83d", "half a character .* position 6, after 'piano '"),
         ("codes", (1, 64_000), r"got \[64000\]"),
         ("codes", (), "got none"),
         ("seed", -1, "got -1"),
@@ -32,10 +33,20 @@ from acestep_models.blueprint import KEYS, LANGUAGES, Blueprint
 )
 def test_illegal_values_name_value_and_range(field, value, message):
     with pytest.raises(ValueError, match=message):
-        Blueprint(caption="x", **{field: value})
+        Blueprint(**{"caption": "x", field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), [("bpm", "fast"), ("bpm", True), ("caption", 3), ("seed", 1.5)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bpm", "fast"),
+        ("bpm", True),
+        ("caption", 3),
+        ("caption", None),
+        ("lyrics", None),
+        ("seed", 1.5),
+    ],
+)
 def test_wrong_types_are_type_errors(field, value):
     with pytest.raises(TypeError, match=f"{field}: expected"):
         Blueprint(**{field: value})

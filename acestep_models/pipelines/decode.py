@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import check_finite
 from ..runtime import Handle, Runtime
 from ..units import LATENT_CHANNELS
 from ..vae.oobleck import Oobleck
@@ -23,6 +24,7 @@ def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor) -> Tensor:
             f"latents: expected [songs, {LATENT_CHANNELS}, frames], got {list(latents.shape)}; "
             "connect a LATENT that an ACE-Step 1.5 sampler made"
         )
+    check_finite("sampler (latents that reached the VAE)", latents)
     reserve = decode_bytes(vae.module.config, min(TILE, latents.shape[2]), vae.dtype)
     network = runtime.place(vae, reserve)
     with torch.inference_mode():

@@ -123,6 +123,13 @@ def test_nan_in_the_weights_names_the_stage(load_song_models, tiny_2b_split, net
         decode(PlainRuntime(), models.vae, song.latents)
 
 
+def test_latents_that_are_not_finite_are_the_samplers_fault(tiny_models):
+    latents = torch.zeros(1, 64, 10)
+    latents[0, 3, 5] = float("nan")
+    with pytest.raises(ACEStepError, match="^sampler .*1 of 640 values are not finite"):
+        decode(PlainRuntime(), tiny_models.vae, latents)
+
+
 @pytest.mark.parametrize("shape", [(64, 250), (1, 8, 250), (1, 64, 0)])
 def test_decode_refuses_other_latents(tiny_models, shape):
     with pytest.raises(ValueError, match=r"expected \[songs, 64, frames\]"):
