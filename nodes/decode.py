@@ -35,15 +35,15 @@ class DecodeAudio(io.ComfyNode):
             search_aliases=["vae decode audio", "latent to audio"],
             inputs=[
                 socket(Vae, "vae", tooltip="From Load DiT."),
-                socket(io.Latent, "samples", tooltip="The song as latents, from DiTSample or a KSampler."),
+                socket(io.Latent, "latent", tooltip="The song as latents, from DiTSample or a KSampler."),
             ],
             outputs=[out(io.Audio, "audio", "48 kHz stereo, exactly as long as the latents.")],
         )
 
     @classmethod
-    def execute(cls, vae: Handle[Any], samples: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, vae: Handle[Any], latent: dict[str, Any]) -> io.NodeOutput:
         """Decode and report the peak."""
-        wave = decode(HostRuntime(), vae, latent_samples(samples))
+        wave = decode(HostRuntime(), vae, latent_samples(latent))
         return io.NodeOutput(audio(wave), ui=report(*_describe(wave)))
 
 

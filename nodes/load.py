@@ -9,7 +9,7 @@ from ..acestep_models.tasks import VARIANTS, variant_named
 from .host import folders
 from .host.loader import NAMES, PRECISIONS, Loaded, load
 from .host.schema import io, out, report, schema, socket
-from .host.sources import Sources, decoder_config, find_sources
+from .host.sources import Sources, decoder_config, find_sources, stamp_sources
 from .types import Conditioner, Vae
 from .variant import Guess, choose_variant
 from .widgets import choice, per_variant
@@ -36,8 +36,8 @@ class LoadDiT(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, variant: str, text_encoder: str, vae: str, precision: str) -> str:
-        """Load again when the model's file was replaced."""
-        return "|".join((folders.stamp(folders.model_path(model)), variant, text_encoder, vae, precision))
+        """Load again when a file was replaced, or when auto may choose another one."""
+        return "|".join((stamp_sources(model, text_encoder, vae), variant, precision))
 
     @classmethod
     def execute(cls, model: str, variant: str, text_encoder: str, vae: str, precision: str) -> io.NodeOutput:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..acestep_models import blueprint as plan
+from ..acestep_models.text.encoder import CAPTION_TOKENS, LYRIC_TOKENS
 from ..acestep_models.units import DEFAULT_SECONDS, MAX_SECONDS, MAX_SONGS, MIN_SECONDS, seconds_to_frames
-from .host.schema import io, out, report, schema, socket
+from .host.schema import AUTO, io, out, report, schema, socket
 from .types import Blueprint as BlueprintType
-from .widgets import AUTO, AUTO_NUMBER, choice, decimal, given
+from .widgets import AUTO_NUMBER, choice, decimal, given
 
 TIME_SIGNATURES = ("2/4", "3/4", "4/4", "6/8")
 
@@ -101,7 +102,7 @@ def _texts() -> list[Any]:
             dynamic_prompts=True,
             placeholder="warm lo-fi hip hop, Rhodes piano, soft female vocals",
             tooltip="How the song sounds: style, instruments, voice, mood, production. "
-            f"At most {plan.MAX_CAPTION_CHARACTERS} characters.",
+            f"With the facts below at most {CAPTION_TOKENS} tokens, which leaves about 150 English words.",
         ),
         socket(
             io.String,
@@ -110,7 +111,7 @@ def _texts() -> list[Any]:
             multiline=True,
             placeholder="[Verse]\nwords of the first line ...",
             tooltip="What is sung, with parts in brackets such as [Verse] and [Chorus]. Empty with a caption: "
-            f"an instrumental. At most {plan.MAX_LYRIC_CHARACTERS} characters.",
+            f"an instrumental. At most {LYRIC_TOKENS} tokens, about 1500 English words.",
         ),
         socket(
             io.Boolean, "instrumental", default=False, tooltip="No singing: the lyrics are left out, whatever they say."

@@ -7,17 +7,17 @@ from typing import Any
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.pipelines.generate import SongMeta, generate
-from ..acestep_models.sampling.schedule import MAX_SHIFT, MAX_STEPS, SOLVERS, parse_times
+from ..acestep_models.sampling.schedule import DEFAULT_SOLVER, MAX_SHIFT, MAX_STEPS, parse_times
 from ..acestep_models.sampling.schedule import SamplingOptions as Options
+from ..acestep_models.sampling.solvers import SOLVERS
 from ..acestep_models.tasks import Variant
 from ..acestep_models.units import frames_to_seconds
 from .host.decoder import HostDecoder
 from .host.latents import latent
 from .host.runtime import HostRuntime
-from .host.schema import io, out, report, schema, socket
+from .host.schema import AUTO, io, out, report, schema, socket
 from .types import Sampling
 from .widgets import (
-    AUTO,
     AUTO_NUMBER,
     blueprint_input,
     choice,
@@ -73,7 +73,7 @@ class SamplingOptions(io.ComfyNode):
     @classmethod
     def execute(cls, steps: int, shift: float, times: str, solver: str) -> io.NodeOutput:
         """The options, checked."""
-        options = Options(given(steps), given(shift), parse_times(times), given(solver) or SOLVERS[0])
+        options = Options(given(steps), given(shift), parse_times(times), given(solver) or DEFAULT_SOLVER)
         values = {"steps": options.steps, "shift": options.shift, "times": times.strip() or None}
         text = ", ".join(f"{name}: {AUTO if value is None else value}" for name, value in values.items())
         return io.NodeOutput(options, ui=report(f"{text}, solver: {options.solver}"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ..acestep_models.dit.config import DiTConfig
 from ..acestep_models.tasks import VARIANTS, variant_named
+from .host.schema import AUTO
 
-AUTO = "auto"
 _LONGEST_FIRST = sorted(VARIANTS, key=len, reverse=True)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..acestep_models.tasks import VARIANTS, Variant
-from .host.schema import io, socket
+from .host.schema import AUTO, io, socket
 from .types import Blueprint, Conditioner
 
-AUTO = "auto"
 AUTO_NUMBER = -1
 
 

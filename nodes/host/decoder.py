@@ -15,7 +15,7 @@ from ...acestep_models.pipelines.encode import ConditionBatch
 from ...acestep_models.pipelines.generate import Solve
 from ...acestep_models.runtime import Runtime
 from ...acestep_models.tasks import Variant
-from .models import CONTEXT, NULL, TOKEN_MASK, song_model
+from .models import CONTEXT, NULL, TOKEN_MASK, flow_shift, song_model
 
 Conditioning = list[list[Any]]
 
@@ -46,7 +46,7 @@ class HostDecoder:
     @property
     def shift(self) -> float:
         """The shift that the model carries: the variant's, or what a ModelSampling node put there."""
-        return float(self._patcher.get_model_object("model_sampling").shift)
+        return flow_shift(self._patcher.get_model_object("model_sampling"))
 
     def run(
         self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, times: Sequence[float], solve: Solve

@@ -1,4 +1,8 @@
-"""Where ComfyUI keeps models, extra model paths included: names for the widgets, paths for the loader."""
+"""Where ComfyUI keeps models, extra model paths included: names for the widgets, paths for the loader.
+
+A folder that may not be read is passed over: the lists are asked for while ComfyUI starts, and one bad mount must not
+take every node of the pack with it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import comfy.ops
 import folder_paths
 
-AUTO = "auto"
 EMPTY = "(no model found: put one into models/diffusion_models)"
 SOURCE = "Comfy-Org/ace_step_1.5_ComfyUI_files"
 _WEIGHTS = (".safetensors", ".sft")
+_INDEX = "model_index.json"
 _DEPTH = 2
 
 
@@ -71,31 +76,54 @@ def diffusers_folders() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for category in ("diffusers", "diffusion_models"):
         for root in folder_paths.get_folder_paths(category):
-            for folder in _folders(Path(root), _DEPTH):
-                if _is_pipeline(folder):
+            for folder, files in _walk(Path(root), _DEPTH):
+                if folder != Path(root) and _INDEX in files and _is_pipeline(folder):
                     found.setdefault(folder.relative_to(root).as_posix(), folder)
     return found
 
 
-def _folders(root: Path, depth: int) -> Iterator[Path]:
-    if depth == 0 or not root.is_dir():
-        return
-    for entry in sorted(root.iterdir()):
-        if entry.is_dir():
-            yield entry
-            yield from _folders(entry, depth - 1)
+def _walk(root: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
+    """Every readable folder from `root` to `depth` below it, in order, with the names of its files."""
+    for place, folders, files in os.walk(root, followlinks=True):
+        folder = Path(place)
+        yield folder, sorted(files)
+        folders[:] = sorted(folders) if len(folder.relative_to(root).parts) < depth else []
 
 
 def _is_pipeline(folder: Path) -> bool:
     """Whether the folder's index names an ACE-Step pipeline; an index that cannot be read names none."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(index, dict) and "acestep" in str(index.get("_class_name", "")).lower()
 
 
+def host_tokenizer() -> Path:
+    """The folder of the Qwen2.5 tokenizer that ComfyUI ships; Qwen3's differs in the names of four tokens.
+
+    Raises:
+        ValueError: where this ComfyUI has none.
+    """
+    folder = Path(comfy.ops.__file__).parent / "text_encoders" / "qwen25_tokenizer"
+    if not (folder / "vocab.json").is_file():
+        raise ValueError(
+            f"text_encoder: the file carries no tokenizer, and this ComfyUI has none in {folder}; update ComfyUI, or "
+            "put the text encoder as model.safetensors into a folder of its own with its tokenizer.json beside it"
+        )
+    return folder
+
+
 def stamp(path: Path) -> str:
-    """Changes when the file or folder at `path` does; cheap."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
-    return "|".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+    """Changes when the file or folder at `path` does; cheap. What cannot be read only has its name."""
+    files = [folder / name for folder, names in _walk(path, _DEPTH) for name in names]
+    weights = [file for file in files if file.name.lower().endswith(_WEIGHTS)]
+    return "|".join(_state(file) for file in weights or [path])
+
+
+def _state(file: Path) -> str:
+    try:
+        facts = file.stat()
+    except OSError:
+        return f"{file}:?"
+    return f"{file}:{facts.st_size}:{facts.st_mtime_ns}"

@@ -31,7 +31,7 @@ def latent_samples(value: Any) -> Tensor:
     fits = isinstance(samples, Tensor) and samples.ndim == 3 and samples.shape[1] == LATENT_CHANNELS
     if not isinstance(samples, Tensor) or not fits or not samples.numel():
         raise ValueError(
-            f"samples: expected latents of shape [songs, {LATENT_CHANNELS}, frames], got {_shape(samples)}; "
+            f"latent: expected samples of shape [songs, {LATENT_CHANNELS}, frames], got {_shape(samples)}; "
             "connect the latent output of DiTSample, or of a sampler that got its latent from EncodeSong"
         )
     return samples

@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
-import comfy.ops
 import torch
 from torch import nn
 
 from ...acestep_models.dit.silence import Silence, silence_from_file, silence_from_vae
 from ...acestep_models.errors import check_finite
 from ...acestep_models.loading.build import build_part, check_state, load_state
+from ...acestep_models.loading.checkpoint import is_gain
 from ...acestep_models.loading.formats import Checkpoint, probe
 from ...acestep_models.pipelines.encode import ConditionerModels
 from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 from ...acestep_models.runtime import Handle
 from ...acestep_models.vae.oobleck import Oobleck
+from . import folders
 from .models import SongModel
 from .ops import casting_ops
-from .runtime import HostRuntime, handle, patcher
+from .runtime import handle, patcher
+from .schema import AUTO
 from .sources import Sources, decoder_config
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -47,8 +49,7 @@ def load(sources: Sources, variant: str, precision: str) -> Loaded:
     """
     device = management.get_torch_device()
     dtype = decoder_dtype(precision, device)
-    vae = load_vae(sources.vae, precision)
-    conditioner = load_conditioner(sources, vae, dtype)
+    conditioner, vae = load_conditioner(sources, dtype), load_vae(sources.vae, precision)
     return Loaded(load_decoder(sources.decoder.path, variant, precision), conditioner, vae, dtype, device)
 
 
@@ -60,17 +61,26 @@ def decoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """
     if precision in PRECISIONS:
         return PRECISIONS[precision]
-    if precision != "auto":
-        raise ValueError(f"precision: expected auto, {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision != AUTO:
+        raise ValueError(f"precision: expected {AUTO}, {', '.join(PRECISIONS)}; got {precision!r}")
     return torch.bfloat16 if management.should_use_bf16(device) else torch.float32
 
 
-def storage_dtype(compute: torch.dtype, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """What weights are kept in: what they compute in, but a bf16 file stays bf16 on a card, where memory is short.
+def storage_dtype(compute: torch.dtype, checkpoint: Checkpoint, part: str, device: torch.device) -> torch.dtype:
+    """What weights are kept in: what they compute in, but bf16 numbers stay bf16 on a card, where memory is short.
 
-    Its layers then cast at use, and bf16 to fp32 is exact.
+    Their layers then cast at use, and bf16 to fp32 is exact.
     """
-    return stored if stored == torch.bfloat16 and not management.is_device_cpu(device) else compute
+    return torch.bfloat16 if holds_bf16(checkpoint, part) and not management.is_device_cpu(device) else compute
+
+
+def holds_bf16(checkpoint: Checkpoint, part: str) -> bool:
+    """Whether every weight of a part is a bf16 number.
+
+    A table of another dtype is not, and neither is a weight norm whose halves are: their product has more digits.
+    """
+    source = checkpoint.sources.get(part)  # a part that is missing is refused when it is built
+    return source is not None and all(e.dtype == "BF16" and not is_gain(key) for key, e in source.entries.items())
 
 
 def load_decoder(path: Path, variant: str, precision: str, disable_dynamic: bool = False) -> Any:
@@ -78,7 +88,7 @@ def load_decoder(path: Path, variant: str, precision: str, disable_dynamic: bool
     device = management.get_torch_device()
     checkpoint = probe(path)
     compute = decoder_dtype(precision, device)
-    storage = storage_dtype(compute, checkpoint.stored_dtype("decoder"), device)
+    storage = storage_dtype(compute, checkpoint, "decoder", device)
     model = SongModel(decoder_config(checkpoint), variant, storage, compute)
     fill(model.diffusion_model.decoder, checkpoint, storage)
     rest = management.unet_offload_device()
@@ -110,7 +120,7 @@ def load_vae(checkpoint: Checkpoint, precision: str) -> Handle[Oobleck]:
     return handle(_cast_part(checkpoint, "vae", dtype, device), dtype, device, management.vae_offload_device())
 
 
-def load_conditioner(sources: Sources, vae: Handle[Oobleck], dtype: torch.dtype) -> ConditionerModels:
+def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
     """Text encoder and the networks around the decoder that run once a song."""
     device, rest = management.get_torch_device(), management.unet_offload_device()
 
@@ -126,7 +136,7 @@ def load_conditioner(sources: Sources, vae: Handle[Oobleck], dtype: torch.dtype)
         condition=part("condition"),
         code_tokenizer=part("tokenizer"),
         detokenizer=part("detokenizer"),
-        silence=_silence(sources.decoder, vae),
+        silence=_silence(sources),
         config=decoder_config(sources.decoder),
     )
 
@@ -140,26 +150,29 @@ def _text_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> Handle[Any]:
 
 def _cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device) -> Any:
     """A network of casting layers with its weights."""
-    storage = storage_dtype(compute, checkpoint.stored_dtype(part), device)
+    storage = storage_dtype(compute, checkpoint, part, device)
     return build_part(checkpoint, part, ops=casting_ops(), dtype=storage)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer that came with the text encoder, else the one of the same family that ComfyUI ships."""
-    source = checkpoint.tokenizer_source() or Path(comfy.ops.__file__).parent / "text_encoders" / "qwen25_tokenizer"
+    source = checkpoint.tokenizer_source() or folders.host_tokenizer()
     if isinstance(source, str):
         return Tokenizer.from_json(source)
     return Tokenizer.from_qwen_folder(source) if source.is_dir() else Tokenizer.from_file(source)
 
 
-def _silence(checkpoint: Checkpoint, vae: Handle[Oobleck]) -> Silence:
-    """The stored silence, else what the VAE makes of one second of nothing (in fp32: its layers cast)."""
-    stored = checkpoint.silence_tensor()
+def _silence(sources: Sources) -> Silence:
+    """The stored silence, else what the VAE makes of one second of nothing.
+
+    It is context and timbre of every song, so it must not depend on precision or card: a VAE of its own, on the CPU
+    (where convolutions are real fp32, about a second), with weights that are folded and kept in fp32.
+    """
+    stored = sources.decoder.silence_tensor()
     if stored is not None:
         return silence_from_file(stored.float())
-    runtime = HostRuntime()
-    network = runtime.place(vae)
+    network: Oobleck = build_part(sources.vae, "vae", dtype=torch.float32)
     with torch.inference_mode():
-        silence = silence_from_vae(lambda wave: network.encode_mean(wave.to(runtime.device(vae))).float().cpu())
+        silence = silence_from_vae(network.encode_mean)
     check_finite("VAE encode (of silence)", silence.frames)
     return silence

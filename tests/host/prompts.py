@@ -7,7 +7,7 @@ from typing import Any
 from hostlib import MODEL
 
 Prompt = dict[str, dict[str, Any]]
-LOAD, PLAN, SAMPLE, DECODE, LOUDNESS, SAVE, ENCODE, OPTIONS = "1", "2", "3", "4", "5", "6", "7", "8"
+LOAD, PLAN, SAMPLE, DECODE, LOUDNESS, SAVE, ENCODE, OPTIONS, PATCH = "1", "2", "3", "4", "5", "6", "7", "8", "30"
 
 SHORT = {
     "caption": "calm piano",
@@ -39,7 +39,7 @@ def song(seed: int = 7, loader: dict[str, Any] | None = None, **changes: Any) ->
         LOAD: load(**(loader or {})),
         PLAN: node("ACEStepBlueprint", **{**SHORT, **changes}),
         SAMPLE: node("ACEStepDiTSample", model=[LOAD, 0], conditioner=[LOAD, 1], blueprint=[PLAN, 0], seed=seed),
-        DECODE: node("ACEStepDecodeAudio", vae=[LOAD, 2], samples=[SAMPLE, 0]),
+        DECODE: node("ACEStepDecodeAudio", vae=[LOAD, 2], latent=[SAMPLE, 0]),
         LOUDNESS: node("ACEStepLoudness", audio=[DECODE, 0], target=-14.0, ceiling=-1.0, fade_in=0.0, fade_out=0.0),
         SAVE: node("SaveAudio", audio=[LOUDNESS, 0], filename_prefix="audio/song"),
     }
@@ -91,13 +91,18 @@ def sampler_custom(prompt: Prompt, steps: int = 8) -> Prompt:
     return {**ksampler(prompt), **parts, SAMPLE: sample}
 
 
+def patched(prompt: Prompt, kind: str, **inputs: Any) -> Prompt:
+    """The same with a node that changes the model between the loader and whatever samples."""
+    changed = {**prompt, PATCH: node(kind, model=[LOAD, 0], **inputs)}
+    for key, value in changed.items():
+        if key != PATCH and value["inputs"].get("model") == [LOAD, 0]:
+            changed[key] = {**value, "inputs": {**value["inputs"], "model": [PATCH, 0]}}
+    return changed
+
+
 def shifted(prompt: Prompt, shift: float) -> Prompt:
-    """The same with ModelSamplingAuraFlow between the loader and whatever samples."""
-    patched = {**prompt, "30": node("ModelSamplingAuraFlow", model=[LOAD, 0], shift=shift)}
-    for key, value in patched.items():
-        if key != "30" and value["inputs"].get("model") == [LOAD, 0]:
-            patched[key] = {**value, "inputs": {**value["inputs"], "model": ["30", 0]}}
-    return patched
+    """The same with ModelSamplingAuraFlow."""
+    return patched(prompt, "ModelSamplingAuraFlow", shift=shift)
 
 
 def with_options(prompt: Prompt, **options: Any) -> Prompt:

@@ -13,8 +13,11 @@ from hostlib import RELEASED
 
 @pytest.fixture(scope="module", autouse=True)
 def bad_files(base, tiny_2b_split):
-    """Wrong files in the host's own models folder."""
+    """Wrong files in the host's own models folder, until this module is done."""
     write_bad_files(base / "models", tiny_2b_split)
+    yield
+    for file in (base / "models").rglob("bad_*.safetensors"):
+        file.unlink()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,6 +153,24 @@ def test_weights_with_nan_name_the_stage(host, choice, stage):
     check_refused(host, loaded(**choice), stage, "not finite", "fp32", kind="ACEStepError")
 
 
+OTHER_MODELS = "rectified flow", "ModelSamplingAuraFlow", "SamplingOptions"
+EDM = {"sigma_max": 120.0, "sigma_min": 0.002}
+SAMPLINGS = {
+    "eps": ("Discrete", {"sampling": "eps", "zsnr": False}, ("ModelSamplingDiscrete with EPS", *OTHER_MODELS)),
+    "v": ("Discrete", {"sampling": "v_prediction", "zsnr": False}, ("with V_PREDICTION", *OTHER_MODELS)),
+    "edm": ("ContinuousEDM", {"sampling": "edm", **EDM}, ("ModelSamplingContinuousEDM with EDM", *OTHER_MODELS)),
+    "cascade": ("StableCascade", {"shift": 2.0}, ("StableCascadeSampling with EPS", *OTHER_MODELS)),
+    "shift 0": ("AuraFlow", {"shift": 0.0}, ("ModelSampling", "shift 0", "like 3")),
+}
+
+
+@pytest.mark.parametrize("sampler", [dict, p.ksampler], ids=["DiTSample", "KSampler"])
+@pytest.mark.parametrize(("node", "inputs", "words"), SAMPLINGS.values(), ids=SAMPLINGS)
+def test_sampling_of_another_kind_of_model_is_refused(host, node, inputs, words, sampler):
+    prompt = p.patched(sampler(p.song()), f"ModelSampling{node}", **inputs)
+    check_refused(host, prompt, *words, kind="ValueError")
+
+
 def test_latent_of_another_length_is_refused(host):
     prompt = p.ksampler(p.song())
     prompt["50"] = p.node("EmptyLatentAudio", seconds=20.0, batch_size=1)
@@ -160,5 +181,5 @@ def test_latent_of_another_length_is_refused(host):
 def test_picture_latents_are_refused(host):
     prompt = p.song()
     prompt["50"] = p.node("EmptyLatentImage", width=64, height=64, batch_size=1)
-    prompt[p.DECODE]["inputs"]["samples"] = ["50", 0]
+    prompt[p.DECODE]["inputs"]["latent"] = ["50", 0]
     check_refused(host, prompt, "[songs, 64, frames]", "[1, 4, 8, 8]", "DiTSample", kind="ValueError")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,81 @@ def test_a_name_cannot_leave_the_folder(model_folders, tmp_path):
     folders = model_folders(diffusion_models=tmp_path / "models")
     with pytest.raises(ValueError, match="is not in"):
         folders.model_path("../secret.safetensors")
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """locked(folder) makes listing the folder and reading its files fail, also for root, who may read anything."""
+    real = {name: getattr(os, name) for name in ("scandir", "listdir", "stat")}
+
+    def use(folder):
+        def refusing(name):
+            def call(path, *args, **options):
+                if Path(os.fspath(path)).is_relative_to(folder):
+                    raise PermissionError(13, "Permission denied", str(path))
+                return real[name](path, *args, **options)
+
+            return call
+
+        for name in real:
+            monkeypatch.setattr(os, name, refusing(name))
+
+    return use
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over(pack, model_folders, tmp_path, locked):
+    for name in ("closed", "song", "more/deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model_index.json").write_text(json.dumps({"_class_name": "AceStepPipeline"}))
+    folders = model_folders(diffusers=tmp_path)
+    assert folders.model_names() == ["closed", "more/deep", "song"]
+    locked(tmp_path / "closed")
+    assert folders.model_names() == ["more/deep", "song"]
+    model, *_ = pack("load").LoadDiT.define_schema().inputs
+    assert model.options == ["more/deep", "song"]
+
+
+def test_pipelines_are_found_through_links_but_not_deeper_than_two_folders(model_folders, tmp_path):
+    real, root = tmp_path / "elsewhere", tmp_path / "models"
+    (root / "a/b/c").mkdir(parents=True)
+    real.mkdir()
+    for folder in (real, root / "a/b/c"):
+        (folder / "model_index.json").write_text(json.dumps({"_class_name": "AceStepPipeline"}))
+    (root / "a/link").symlink_to(real, target_is_directory=True)
+    (root / "a/loop").symlink_to(root, target_is_directory=True)
+    assert model_folders(diffusers=root).model_names() == ["a/link"]
+
+
+def test_stamp_of_what_cannot_be_read_is_its_name(model_folders, tmp_path, locked):
+    (tmp_path / "song").mkdir()
+    (tmp_path / "song/weights.safetensors").touch()
+    folders = model_folders()
+    gone, whole = folders.stamp(tmp_path / "gone.safetensors"), folders.stamp(tmp_path / "song")
+    locked(tmp_path / "song")
+    assert gone.endswith("gone.safetensors:?")
+    assert folders.stamp(tmp_path / "song").endswith("song:?") and "weights" in whole
+
+
+def test_stamp_of_a_folder_changes_with_any_of_its_weights(model_folders, tmp_path):
+    (tmp_path / "transformer").mkdir()
+    for name in ("transformer/a.safetensors", "b.sft", "config.json"):
+        (tmp_path / name).touch()
+    folders = model_folders()
+    before = folders.stamp(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert folders.stamp(tmp_path) == before
+    (tmp_path / "transformer/a.safetensors").write_bytes(b"new")
+    assert folders.stamp(tmp_path) != before
+
+
+def test_host_without_a_tokenizer_says_what_to_do(model_folders, tmp_path, monkeypatch):
+    import comfy.ops
+
+    folders = model_folders()
+    assert (folders.host_tokenizer() / "vocab.json").is_file()
+    monkeypatch.setattr(comfy.ops, "__file__", str(tmp_path / "ops.py"))
+    with pytest.raises(ValueError, match=r"carries no tokenizer.*update ComfyUI.*tokenizer\.json"):
+        folders.host_tokenizer()
 
 
 def test_stamp_changes_with_the_file(model_folders, tmp_path):

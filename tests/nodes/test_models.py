@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 DEVICE = torch.device("cpu")
 
@@ -72,7 +71,6 @@ def test_streamed_weights_give_the_same_song(pack, core, fake_gpu, loaded):
 def test_streamed_weights_meet_their_inputs_on_the_device(loaded, fake_gpu):
     """Device meta is a card that computes nothing but notices a tensor left behind, such as a raw parameter."""
     meta = torch.device("meta")
-    loaded.vae.owner.detach()  # it is in use since it was asked for silence
     decoder, text = loaded.model.model, loaded.conditioner.text.module
     condition, vae = loaded.conditioner.condition.module, loaded.vae.module
     calls = {
@@ -175,43 +173,37 @@ def test_conditioning_without_padding_has_no_mask_and_equal_halves(pack, core):
     assert "acestep_token_mask" not in positive[1] and positive[1].keys() == negative[1].keys()
 
 
-def test_host_tokenizer_is_found_for_files_that_carry_none(pack, core):
-    bare = SimpleNamespace(tokenizer_source=lambda: None)
-    tokenizer = pack("host.loader")._tokenizer(bare)
-    assert tokenizer.encode_prompt("hello world") == [14990, 1879, 151643]
+SHIFTS = {"AuraFlow, SD3": ("DiscreteFlow", 1.73), "Flux": ("Flux", math.log(1.73))}
 
 
-def test_silence_of_a_file_without_one_comes_from_the_vae(loaded):
-    frames = loaded.conditioner.silence.frames
-    assert frames.shape == (9, 64) and bool(frames.isfinite().all())
-    assert not torch.equal(frames[0], frames[-1])
+@pytest.mark.parametrize(("kind", "shift"), SHIFTS.values(), ids=SHIFTS)
+def test_shift_of_every_rectified_flow_is_read(pack, kind, shift):
+    assert pack("host.models").flow_shift(sampling(kind, "CONST", shift=shift)) == pytest.approx(1.73, abs=1e-12)
 
 
-def test_weights_are_never_kept_in_less_than_they_need(pack, fake_gpu):
-    storage, half, single = pack("host.loader").storage_dtype, torch.bfloat16, torch.float32
-    card, cpu = torch.device("cpu", 0), DEVICE
-    # compute, file, device -> kept in
-    table = [(single, single, card, single), (single, half, card, half), (half, half, card, half)]
-    table += [(half, single, card, half), (single, torch.float16, card, single), (single, half, cpu, single)]
-    assert [storage(compute, stored, device) for compute, stored, device, _ in table] == [row[-1] for row in table]
+@pytest.mark.parametrize(("kind", "prediction"), [("Discrete", "EPS"), ("Discrete", "CONST"), ("DiscreteFlow", "X0")])
+def test_sampling_that_is_no_rectified_flow_is_refused(pack, kind, prediction):
+    words = f"ModelSampling{kind} with {prediction}, but ACE-Step 1.5 is a rectified flow.*AuraFlow or SamplingOptions"
+    with pytest.raises(ValueError, match=words):
+        pack("host.models").flow_shift(sampling(kind, prediction))
 
 
-@pytest.fixture
-def two_files(tiny_2b_split, tmp_path):
-    """The tiny model in bf16, and the same numbers in fp32."""
-    with safe_open(tiny_2b_split.model, framework="pt") as file:
-        metadata = file.metadata()
-    half = {key: value.bfloat16() for key, value in load_file(tiny_2b_split.model).items()}
-    save_file(half, tmp_path / "half.safetensors", metadata)
-    save_file({key: value.float() for key, value in half.items()}, tmp_path / "single.safetensors", metadata)
-    return tmp_path
+def sampling(kind, prediction, **parameters):
+    """A model_sampling as the host's ModelSampling nodes put it together."""
+    import comfy.model_sampling as host
+
+    made = type("Advanced", (getattr(host, f"ModelSampling{kind}"), getattr(host, prediction)), {})()
+    if parameters:
+        made.set_parameters(**parameters)
+    return made
 
 
-def test_bf16_file_computes_in_fp32_as_if_it_were_cast_first(pack, core, fake_gpu, loaded, relative_error, two_files):
-    load = pack("host.loader").load_decoder
-    songs = []
-    for name, dtype in (("half", torch.bfloat16), ("single", torch.float32)):
-        model = load(two_files / f"{name}.safetensors", "turbo", "fp32")
-        assert model.model.diffusion_model.decoder.proj_in[1].weight.dtype == dtype
-        songs.append(sample(pack, core, SimpleNamespace(model=model, conditioner=loaded.conditioner), (song(core),)))
-    assert relative_error(*songs) < 1e-6
+@pytest.mark.parametrize("multiplier", [1.0, 1000])
+def test_decoder_gets_times_from_0_to_1(loaded, multiplier):
+    model, seen = loaded.model.model, []
+    model.model_sampling = sampling("DiscreteFlow", "CONST", shift=3.0, multiplier=multiplier)
+    model.diffusion_model.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    given = {"c_crossattn": torch.zeros(1, 9, 64), "song_context": torch.zeros(1, 128, 50)}
+    with torch.inference_mode():
+        model.apply_model(torch.zeros(1, 64, 50), torch.tensor([0.75]), **given)
+    assert float(seen[0]) == pytest.approx(0.75, abs=1e-7)
