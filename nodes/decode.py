@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..acestep_models.audio.fades import fade
-from ..acestep_models.audio.loudness import levels, normalise
-from ..acestep_models.errors import check_finite
+from ..acestep_models.audio.loudness import LEVEL_RANGES, Levels, LevelSettings
 from ..acestep_models.pipelines.decode import decode
+from ..acestep_models.pipelines.level import level
 from ..acestep_models.runtime import Handle
 from ..acestep_models.units import SAMPLE_RATE
 from .host.latents import audio, audio_parts, latent_samples
@@ -78,17 +76,17 @@ class Loudness(io.ComfyNode):
                 decimal(
                     "target",
                     -14.0,
-                    (-50.0, 0.0, 0.5),
+                    (*LEVEL_RANGES["target_lufs"][:2], 0.5),
                     "Integrated loudness in LUFS (ITU-R BS.1770). Streaming services play at about -14.",
                 ),
                 decimal(
                     "ceiling",
                     -1.0,
-                    (-20.0, 0.0, 0.1),
+                    (*LEVEL_RANGES["ceiling_db"][:2], 0.1),
                     "No true peak above this (dBTP). Loud targets are held back by it.",
                 ),
-                decimal("fade_in", 0.0, (0.0, 60.0, 0.1), "Seconds of fade at the start."),
-                decimal("fade_out", 0.0, (0.0, 60.0, 0.1), "Seconds of fade at the end."),
+                decimal("fade_in", 0.0, (*LEVEL_RANGES["fade_in"][:2], 0.1), "Seconds of fade at the start."),
+                decimal("fade_out", 0.0, (*LEVEL_RANGES["fade_out"][:2], 0.1), "Seconds of fade at the end."),
             ],
             outputs=[out(io.Audio, "audio", "The same songs at the wanted level.")],
         )
@@ -99,15 +97,13 @@ class Loudness(io.ComfyNode):
     ) -> io.NodeOutput:
         """Level, then fade, song by song."""
         wave, rate = audio_parts(audio)
-        check_finite("Loudness input", wave)
-        songs = [fade(normalise(song, rate, target, ceiling), rate, fade_in, fade_out) for song in wave]
-        result = {**audio, "waveform": torch.stack(songs)}
-        text = (_change(i + 1, a, b, rate) for i, (a, b) in enumerate(zip(wave, songs, strict=True)))
-        return io.NodeOutput(result, ui=report(*text))
+        settings = LevelSettings(target, ceiling, fade_in, fade_out)
+        result = level(HostRuntime(), wave, rate, settings)
+        text = (_change(i + 1, was, now) for i, (was, now) in enumerate(zip(result.before, result.after, strict=True)))
+        return io.NodeOutput({**audio, "waveform": result.wave}, ui=report(*text))
 
 
-def _change(song: int, before: Tensor, after: Tensor, rate: int) -> str:
-    was, now = levels(before, rate), levels(after, rate)
+def _change(song: int, was: Levels, now: Levels) -> str:
     return (
         f"song {song}: {was.lufs:.1f} LUFS, peak {was.true_peak:.1f} dBTP -> "
         f"{now.lufs:.1f} LUFS, peak {now.true_peak:.1f} dBTP"

@@ -35,9 +35,11 @@ class LoadDiT(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, variant: str, text_encoder: str, vae: str, precision: str) -> str:
-        """Load again when a file was replaced, or when auto may choose another one."""
-        return "|".join((stamp_sources(model, text_encoder, vae), variant, precision))
+    def fingerprint_inputs(
+        cls, model: Any = None, variant: Any = None, text_encoder: Any = None, vae: Any = None, precision: Any = None
+    ) -> str:
+        """Load again when a file was replaced, or when auto may choose another one. What is linked arrives as None."""
+        return f"{stamp_sources(model, text_encoder, vae)}|{variant}|{precision}"
 
     @classmethod
     def execute(cls, model: str, variant: str, text_encoder: str, vae: str, precision: str) -> io.NodeOutput:

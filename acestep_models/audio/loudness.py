@@ -16,6 +16,32 @@ OVERSAMPLING, TAPS = 4, 32
 CHUNK = 1 << 20
 FILTER_BLOCK = 1 << 19
 SILENCE = -math.inf
+LEVEL_RANGES = {
+    "target_lufs": (-50.0, 0.0, "LUFS"),
+    "ceiling_db": (-20.0, 0.0, "dBTP"),
+    "fade_in": (0.0, 60.0, "seconds"),
+    "fade_out": (0.0, 60.0, "seconds"),
+}
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """Where a song shall end up: loudness in LUFS, ceiling of its true peak in dBTP, seconds of fade at either end.
+
+    Raises:
+        ValueError: for a value out of its range, with the value and the range.
+    """
+
+    target_lufs: float = -14.0
+    ceiling_db: float = -1.0
+    fade_in: float = 0.0
+    fade_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high, unit) in LEVEL_RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is in no range
+                raise ValueError(f"{name}: expected {low:g} to {high:g} {unit}, got {value:g}")
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,13 @@ class Checkpoint:
         """Our name -> shape of every tensor of a part, as its module wants it."""
         return self._source(part).shapes
 
-    def stored_dtype(self, part: str) -> torch.dtype:
-        """The dtype of most tensors of a part in the file."""
-        dtypes = [entry.dtype for entry in self._source(part).entries.values()]
-        return DTYPES[max(sorted(set(dtypes)), key=dtypes.count)]
+    def dtypes(self, part: str) -> frozenset[torch.dtype]:
+        """In what the tensors of a part are stored."""
+        return frozenset(DTYPES[entry.dtype] for entry in self._source(part).entries.values())
+
+    def has_weight_norm(self, part: str) -> bool:
+        """Whether weights are stored as length and direction; their product has more digits than either."""
+        return any(is_gain(key) for key in self._source(part).entries)
 
     def config(self, part: str) -> Config:
         """The configuration of the network that a part belongs to; the four parts of the DiT share one.

@@ -77,7 +77,11 @@ DIT_SIZES: dict[str, tuple[Size, ...]] = {
     "num_timbre_encoder_hidden_layers": (count("encoder.timbre_encoder.layers."),),
     "num_attention_pooler_hidden_layers": (count("tokenizer.attention_pooler.layers."), count("detokenizer.layers.")),
     "pool_window_size": (axis("detokenizer.special_tokens", 1),),
-    "fsq_dim": (axis("tokenizer.quantizer.project_out.weight", 0), axis("null_condition_emb", -1)),
+    "fsq_dim": (
+        axis("tokenizer.quantizer.project_out.weight", 0),
+        axis("null_condition_emb", -1),
+        axis("decoder.condition_embedder.weight", 1),
+    ),
 }
 QWEN3_SIZES: dict[str, tuple[Size, ...]] = {
     "vocab_size": (axis("embed_tokens.weight", 0),),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..dit.silence import Silence, silence_from_file, silence_from_vae
+from ..errors import check_finite
 from ..loading import Checkpoint, build_part, probe
 from ..qwen3.tokenizer import Tokenizer, check_vocabulary
 from ..runtime import Handle
@@ -55,7 +56,7 @@ def open_models(
         condition=_handle(song, "condition", dtype),
         code_tokenizer=_handle(song, "tokenizer", dtype),
         detokenizer=_handle(song, "detokenizer", dtype),
-        silence=_silence(song, sound),
+        silence=song_silence(song, sound),
         config=song.config("condition"),  # type: ignore[arg-type]
     )
     check_vocabulary(conditioner.tokenizer, conditioner.text.module.config.vocab_size)
@@ -75,16 +76,23 @@ def _tokenizer(checkpoint: Checkpoint, given: Path | None) -> Tokenizer:
             f"{checkpoint.path}: carries no tokenizer; give the path of its tokenizer.json, or of ComfyUI's "
             "comfy/text_encoders/qwen25_tokenizer, as `tokenizer`"
         )
-    if isinstance(source, str):
-        return Tokenizer.from_json(source)
-    return Tokenizer.from_qwen_folder(source) if source.is_dir() else Tokenizer.from_file(source)
+    return Tokenizer.from_source(source)
 
 
-def _silence(song: Checkpoint, vae: Checkpoint) -> Silence:
-    """The stored silence, else what the VAE makes of nothing; in float32, because every song hears it."""
+def song_silence(song: Checkpoint, vae: Checkpoint) -> Silence:
+    """The silence stored with the model, else what its VAE makes of one second of nothing.
+
+    It is context and timbre of every song, so it must not depend on precision or card: a VAE of its own, on the CPU
+    (where convolutions are real float32, about a second), with weights that are folded and kept in float32.
+
+    Raises:
+        ACEStepError: when the VAE answers with numbers that are not finite.
+    """
     stored = song.silence_tensor()
     if stored is not None:
         return silence_from_file(stored)
     network = build_part(vae, "vae", dtype=torch.float32)
     with torch.inference_mode():
-        return silence_from_vae(network.encode_mean)
+        silence = silence_from_vae(network.encode_mean)
+    check_finite("VAE encode (of silence)", silence.frames)
+    return silence

@@ -74,6 +74,13 @@ class Tokenizer:
             _add(inner, token_id, listed[token_id], replaced.get(token_id))
         return cls(inner)
 
+    @classmethod
+    def from_source(cls, source: str | Path) -> Tokenizer:
+        """From JSON text, the path of a `tokenizer.json`, or a folder as in `from_qwen_folder`."""
+        if isinstance(source, str):
+            return cls.from_json(source)
+        return cls.from_qwen_folder(source) if source.is_dir() else cls.from_file(source)
+
     @cached_property
     def size(self) -> int:
         """The largest id + 1: how many rows an embedding needs."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ...acestep_models.units import LATENT_CHANNELS, SAMPLE_RATE
 
+MIN_RATE, MAX_RATE = 1_000, 768_000
+
 
 def latent(samples: Tensor, **extra: Any) -> dict[str, Any]:
     """A LATENT of samples [B, 64, T] where the host keeps node outputs."""
@@ -58,4 +60,7 @@ def audio_parts(value: Any) -> tuple[Tensor, int]:
             f"audio: expected a waveform of shape [songs, channels, samples], got {_shape(waveform)}; "
             "connect an AUDIO with sound in it"
         )
-    return waveform.float().cpu(), int(value["sample_rate"])
+    rate = value.get("sample_rate")
+    if not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"audio: expected a sample_rate of {MIN_RATE} to {MAX_RATE} Hz, got {rate!r}")
+    return waveform.float().cpu(), rate

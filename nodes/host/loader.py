@@ -10,12 +10,10 @@ import comfy.model_management as management
 import torch
 from torch import nn
 
-from ...acestep_models.dit.silence import Silence, silence_from_file, silence_from_vae
-from ...acestep_models.errors import check_finite
 from ...acestep_models.loading.build import build_part, check_state, load_state
-from ...acestep_models.loading.checkpoint import is_gain
 from ...acestep_models.loading.formats import Checkpoint, probe
 from ...acestep_models.pipelines.encode import ConditionerModels
+from ...acestep_models.pipelines.load import song_silence
 from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 from ...acestep_models.runtime import Handle
 from ...acestep_models.vae.oobleck import Oobleck
@@ -79,8 +77,7 @@ def holds_bf16(checkpoint: Checkpoint, part: str) -> bool:
 
     A table of another dtype is not, and neither is a weight norm whose halves are: their product has more digits.
     """
-    source = checkpoint.sources.get(part)  # a part that is missing is refused when it is built
-    return source is not None and all(e.dtype == "BF16" and not is_gain(key) for key, e in source.entries.items())
+    return checkpoint.dtypes(part) == {torch.bfloat16} and not checkpoint.has_weight_norm(part)
 
 
 def load_decoder(path: Path, variant: str, precision: str, disable_dynamic: bool = False) -> Any:
@@ -128,7 +125,7 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
         return handle(_cast_part(sources.decoder, name, dtype, device), dtype, device, rest)
 
     text = _text_encoder(sources.text_encoder, dtype)
-    tokenizer = _tokenizer(sources.text_encoder)
+    tokenizer = open_tokenizer(sources.text_encoder)
     check_vocabulary(tokenizer, text.module.config.vocab_size)
     return ConditionerModels(
         text=text,
@@ -136,7 +133,7 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
         condition=part("condition"),
         code_tokenizer=part("tokenizer"),
         detokenizer=part("detokenizer"),
-        silence=_silence(sources),
+        silence=song_silence(sources.decoder, sources.vae),
         config=decoder_config(sources.decoder),
     )
 
@@ -154,25 +151,6 @@ def _cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: 
     return build_part(checkpoint, part, ops=casting_ops(), dtype=storage)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer that came with the text encoder, else the one of the same family that ComfyUI ships."""
-    source = checkpoint.tokenizer_source() or folders.host_tokenizer()
-    if isinstance(source, str):
-        return Tokenizer.from_json(source)
-    return Tokenizer.from_qwen_folder(source) if source.is_dir() else Tokenizer.from_file(source)
-
-
-def _silence(sources: Sources) -> Silence:
-    """The stored silence, else what the VAE makes of one second of nothing.
-
-    It is context and timbre of every song, so it must not depend on precision or card: a VAE of its own, on the CPU
-    (where convolutions are real fp32, about a second), with weights that are folded and kept in fp32.
-    """
-    stored = sources.decoder.silence_tensor()
-    if stored is not None:
-        return silence_from_file(stored.float())
-    network: Oobleck = build_part(sources.vae, "vae", dtype=torch.float32)
-    with torch.inference_mode():
-        silence = silence_from_vae(network.encode_mean)
-    check_finite("VAE encode (of silence)", silence.frames)
-    return silence
+    return Tokenizer.from_source(checkpoint.tokenizer_source() or folders.host_tokenizer())

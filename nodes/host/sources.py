@@ -51,18 +51,24 @@ def find_sources(model: str, text_encoder: str, vae: str) -> Sources:
             f"model: {decoder.path.name} holds {_listed(decoder.parts)}, not a decoder; "
             "choose a file like acestep_v1.5_turbo.safetensors"
         )
+    if "condition" not in decoder.parts:
+        raise ValueError(
+            f"model: {decoder.path.name} holds a decoder and nothing else, as ComfyUI's ModelSave writes it; what "
+            "reads the text is missing. Choose the file that the decoder was made from, and merge in the graph"
+        )
     fits = _reads(decoder_config(decoder).text_hidden_dim)
     return Sources(decoder, _find(TEXT_ENCODER, text_encoder, decoder, fits), _find(VAE, vae, decoder, _any))
 
 
-def stamp_sources(model: str, text_encoder: str, vae: str) -> str:
-    """Changes when any file that `find_sources` takes, or chooses from, does.
+def stamp_sources(model: str | None, text_encoder: str | None, vae: str | None) -> str:
+    """Changes when any file that `find_sources` takes, or chooses from, does; None is a choice not known yet.
 
     Raises:
         ValueError: for a file that is missing.
     """
     chosen = ((TEXT_ENCODER, text_encoder), (VAE, vae))
-    files = [folders.model_path(model), *(file for role, choice in chosen for file in _offered(role, choice))]
+    models = folders.weight_paths("diffusion_models") if model is None else [folders.model_path(model)]
+    files = [*models, *(file for role, choice in chosen for file in _offered(role, choice or AUTO))]
     return "|".join(map(folders.stamp, files))
 
 

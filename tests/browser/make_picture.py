@@ -1,4 +1,4 @@
-"""Make workflows/NAME.png, a picture of a workflow that has just run, with tiny models in a real ComfyUI.
+"""Make workflows/NAME.jpg, a picture of a workflow that has just run, with tiny models in a real ComfyUI.
 
 python tests/browser/make_picture.py NAME
 """
@@ -21,7 +21,7 @@ def main() -> None:
     from acestep_models.tiny import write_tiny
 
     name = sys.argv[1]
-    file, target = ROOT / "workflows" / f"{name}.json", ROOT / "workflows" / f"{name}.png"
+    file, target = ROOT / "workflows" / f"{name}.json", ROOT / "workflows" / f"{name}.jpg"
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         tiny = write_tiny(base / "tiny")
@@ -34,7 +34,7 @@ def main() -> None:
             if ending != "execution_success":
                 raise SystemExit(f"{ending}: {detail}")
             page.wait_for_timeout(6000)  # until the notice of success is gone
-            page.screenshot(path=str(target), clip=show_all(page))
+            page.screenshot(path=str(target), clip=show_all(page), type="jpeg", quality=85)
     print(target)
 
 

@@ -171,6 +171,29 @@ def test_sampling_of_another_kind_of_model_is_refused(host, node, inputs, words,
     check_refused(host, prompt, *words, kind="ValueError")
 
 
+LEVELS = {
+    "target NaN": ({"target": math.nan}, ("target_lufs", "-50 to 0 LUFS", "got nan")),
+    "ceiling inf": ({"ceiling": math.inf}, ("ceiling", "bigger than max")),
+    "fade": ({"fade_out": -5.0}, ("fade_out", "smaller than min")),
+}
+
+
+@pytest.mark.parametrize(("settings", "words"), LEVELS.values(), ids=LEVELS)
+def test_bad_level_is_named(host, settings, words):
+    prompt = p.song()
+    prompt[p.LOUDNESS]["inputs"].update(settings)
+    check_refused(host, prompt, *words)
+
+
+def test_a_saved_decoder_says_what_it_lacks(host, base):
+    saved = {**p.latent_only(p.song(), "x"), "60": p.node("ModelSave", model=[p.LOAD, 0], filename_prefix="bad_saved")}
+    assert host.run(saved, targets=["60"]).ok
+    (file,) = (base / "output").glob("bad_saved*.safetensors")
+    file.rename(base / "models/diffusion_models/bad_saved.safetensors")
+    words = ("bad_saved.safetensors", "decoder and nothing else", "ModelSave", "merge in the graph")
+    check_refused(host, loaded(model="bad_saved.safetensors", variant="turbo"), *words)
+
+
 def test_latent_of_another_length_is_refused(host):
     prompt = p.ksampler(p.song())
     prompt["50"] = p.node("EmptyLatentAudio", seconds=20.0, batch_size=1)

@@ -48,7 +48,7 @@ def widget_values(spec: dict, values: list) -> dict:
 @each_workflow
 def test_has_a_twin_a_picture_and_a_note(file):
     assert twin(file)
-    assert file.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    assert file.with_suffix(".jpg").read_bytes()[:3] == b"\xff\xd8\xff"  # the template browser asks for .jpg
     notes = [node for node in json.loads(file.read_text())["nodes"] if node["type"] in NOTES]
     assert "huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files" in notes[0]["widgets_values"][0]
 

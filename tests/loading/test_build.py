@@ -85,7 +85,7 @@ def test_half_precision_files(tiny_2b_split, rewrite, stored):
         tensors.update({key: value.to(stored) for key, value in tensors.items()})
 
     checkpoint, original = probe(rewrite(tiny_2b_split.model, change)), load_file(tiny_2b_split.model)
-    assert checkpoint.stored_dtype("decoder") == stored
+    assert checkpoint.dtypes("decoder") == {stored}
     module = build_part(checkpoint, "decoder", dtype=torch.float32)
     assert torch.equal(module.norm_out.weight, original["decoder.norm_out.weight"].to(stored).float())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +120,7 @@ def test_tables_in_fp32_are_not_rounded_on_a_card(load, fake_gpu, tiny_2b_split)
     assert dtypes(networks(loaded)["text"]) == {torch.bfloat16}  # a part without tables is kept as it is
 
 
-def test_weights_are_never_kept_in_less_than_they_need(pack, fake_gpu):
+def test_weights_are_never_kept_in_less_than_they_need(pack, core, fake_gpu):
     storage, half, single = pack("host.loader").storage_dtype, torch.bfloat16, torch.float32
     card, cpu = torch.device("cpu", 0), torch.device("cpu")
     plain, mixed = {"conv.weight": "BF16"}, {"conv.weight": "BF16", "conv.bias": "F32"}
@@ -130,7 +131,8 @@ def test_weights_are_never_kept_in_less_than_they_need(pack, fake_gpu):
     table += [(half, mixed, card, half), (half, plain, cpu, half)]
     for compute, tensors, device, kept in table:
         entries = {key: SimpleNamespace(dtype=dtype) for key, dtype in tensors.items()}
-        checkpoint = SimpleNamespace(sources={"vae": SimpleNamespace(entries=entries)})
+        sources = {"vae": SimpleNamespace(entries=entries)}
+        checkpoint = core("loading.checkpoint").Checkpoint(Path("file"), "split", sources, {})
         assert storage(compute, checkpoint, "vae", device) == kept, (compute, tensors, device)
 
 

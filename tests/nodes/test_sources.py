@@ -40,3 +40,12 @@ def test_auto_watches_what_it_may_choose_and_a_choice_only_itself(fingerprint, t
     shutil.copy(tmp_path / "vae/file.safetensors", tmp_path / "vae/other.safetensors")
     assert fingerprint() != auto
     assert fingerprint("file.safetensors", "file.safetensors") == chosen
+
+
+def test_linked_choices_are_not_known_yet_and_load_once(fingerprint, pack, tmp_path):
+    before = fingerprint()
+    node = pack("load").LoadDiT
+    linked = node.fingerprint_inputs(None, None, None, None, None)
+    assert linked == node.fingerprint_inputs(None, None, None, None, None) != before
+    (tmp_path / "diffusion_models" / "file.safetensors").write_bytes(b"changed")
+    assert node.fingerprint_inputs(None, None, None, None, None) != linked

@@ -69,7 +69,7 @@ def tokenizer(request, pack, core, real, diffusers, split):
     }[request.param]
     checkpoint = core("loading.formats").probe(made())
     assert isinstance(checkpoint.tokenizer_source(), kind)
-    return pack("host.loader")._tokenizer(checkpoint)
+    return pack("host.loader").open_tokenizer(checkpoint)
 
 
 def test_prompts_end_as_in_training(core, tokenizer):
