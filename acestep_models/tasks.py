@@ -22,21 +22,26 @@ class Task:
 
 @dataclass(frozen=True)
 class Variant:
-    """The settings a released decoder was made for; every `auto` of the nodes ends here."""
+    """The settings a released decoder was made for; every `auto` of the nodes ends here.
+
+    `distilled` decoders have their guidance built in and take few steps; other values of shift than from the first to
+    the second of `shifts` are worth a warning.
+    """
 
     steps: int
     shift: float
     guidance: float
     distilled: bool
     snaps_times: bool = False
+    shifts: tuple[float, float] = (1.0, 5.0)
 
 
 VARIANTS: dict[str, Variant] = {
     "base": Variant(steps=50, shift=1.0, guidance=7.0, distilled=False),
     "sft": Variant(steps=50, shift=1.0, guidance=7.0, distilled=False),
     "turbo": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True, snaps_times=True),
-    "turbo-shift1": Variant(steps=8, shift=1.0, guidance=1.0, distilled=True, snaps_times=True),
-    "turbo-shift3": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True, snaps_times=True),
+    "turbo-shift1": Variant(steps=8, shift=1.0, guidance=1.0, distilled=True, snaps_times=True, shifts=(1.0, 1.0)),
+    "turbo-shift3": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True, snaps_times=True, shifts=(3.0, 3.0)),
     "turbo-continuous": Variant(steps=8, shift=3.0, guidance=1.0, distilled=True),
 }
 

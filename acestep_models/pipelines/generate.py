@@ -34,13 +34,11 @@ class Decoder(Protocol):
     def shift(self) -> float:
         """The shift that the model carries."""
 
-    def run(
-        self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, times: Sequence[float], solve: Solve
-    ) -> Tensor:
+    def run(self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, schedule: Schedule, solve: Solve) -> Tensor:
         """Latents [B, 64, T], float32 on the CPU.
 
-        Calls `solve(velocity, x, on_step)` once, with x [B, 64, T] the noise at times[0] and `on_step` reporting
-        progress and watching for a cancel.
+        Calls `solve(velocity, x, on_step)` once, with velocities out of a guide of its own (`schedule.guide()`), x
+        [B, 64, T] the noise at the first time and `on_step` reporting progress and watching for a cancel.
         """
 
 
@@ -70,28 +68,56 @@ class PlainDecoder:
     variant: Variant
     shift: float
 
-    def run(
-        self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, times: Sequence[float], solve: Solve
-    ) -> Tensor:
+    def run(self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, schedule: Schedule, solve: Solve) -> Tensor:
         """See `Decoder.run`."""
-        songs, frames = noise.shape[0], noise.shape[-1]
-        reserve = activation_bytes(self.handle.module.config, songs, frames, batch.tokens.shape[1], self.handle.dtype)
+        guide, rows = schedule.guide(), _guided_rows(batch) if schedule.guided else batch
+        reserve = activation_bytes(
+            self.handle.module.config, len(rows.tokens), noise.shape[-1], rows.tokens.shape[1], self.handle.dtype
+        )
         dit = runtime.place(self.handle, reserve)
-        device, dtype = runtime.device(self.handle), self.handle.dtype
-        tokens, context = batch.tokens.to(device, dtype), batch.context.to(device, dtype)
-        mask = None if batch.mask is None else batch.mask.to(device)
+        network = _Network(dit, _placed(rows, runtime.device(self.handle), self.handle.dtype))
 
-        def velocity(x: Tensor, t: float) -> Tensor:
-            time = torch.full((songs,), t, device=device)
-            v: Tensor = dit(x.transpose(1, 2).to(dtype), context, tokens, time, token_mask=mask)  # [B, T, 64]
-            return v.transpose(1, 2).float()  # [B, 64, T]
+        def velocity(x: Tensor, t: float, *, corrector: bool = False) -> Tensor:
+            if not guide.needs_null(t):
+                return guide.velocity(x, t, network(x, t), corrector=corrector)
+            cond, null = network(torch.cat([x, x]), t).chunk(2)
+            return guide.velocity(x, t, cond, null, corrector)
 
         def on_step(done: int, music: Tensor, x: Tensor) -> None:
-            runtime.progress(done, len(times) - 1)
+            runtime.progress(done, schedule.steps)
             runtime.check_cancelled()
 
         with torch.inference_mode():
-            return solve(velocity, noise.to(device), on_step).cpu()
+            return solve(velocity, noise.to(network.rows.tokens.device), on_step).cpu()
+
+
+def _guided_rows(batch: ConditionBatch) -> ConditionBatch:
+    """The songs, then each of them once more with the null token in every place: 2·B rows."""
+    null = batch.null.expand_as(batch.tokens)
+    mask = None if batch.mask is None else batch.mask.repeat(2, 1)
+    return ConditionBatch(torch.cat([batch.tokens, null]), mask, batch.context.repeat(2, 1, 1), batch.null)
+
+
+def _placed(rows: ConditionBatch, device: torch.device, dtype: torch.dtype) -> ConditionBatch:
+    mask = None if rows.mask is None else rows.mask.to(device)
+    return ConditionBatch(rows.tokens.to(device, dtype), mask, rows.context.to(device, dtype), rows.null)
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """The network and what its rows read; called with fewer rows, it reads the first of them."""
+
+    dit: DiT
+    rows: ConditionBatch
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """Raw velocity [B, 64, T], float32, at x [B, 64, T]."""
+        count, rows = len(x), self.rows
+        time = torch.full((count,), t, device=x.device)
+        mask = None if rows.mask is None else rows.mask[:count]
+        hidden = x.transpose(1, 2).to(rows.tokens.dtype)  # [B, T, 64]
+        v: Tensor = self.dit(hidden, rows.context[:count], rows.tokens[:count], time, token_mask=mask)  # [B, T, 64]
+        return v.transpose(1, 2).float()  # [B, 64, T]
 
 
 def generate(
@@ -114,7 +140,7 @@ def generate(
     batch = encode_songs(runtime, conditioner, blueprints, frames)
 
     def solve(velocity: Velocity, x: Tensor, on_step: OnStep) -> Tensor:
-        return sample(velocity, x, schedule.times, schedule.solver, on_step)
+        return sample(velocity, x, schedule, seeds, on_step)
 
-    latents = decoder.run(runtime, batch, batch_noise(seeds, frames), schedule.times, solve)
+    latents = decoder.run(runtime, batch, batch_noise(seeds, frames), schedule, solve)
     return Song(latents, SongMeta(tuple(blueprints), seeds, frames, schedule))

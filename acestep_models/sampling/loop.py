@@ -1,40 +1,48 @@
-"""One loop for every task: it sees a velocity function, a start and times, and knows nothing else."""
+"""One loop for every task: it sees a velocity function, a start and a schedule, and knows nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from ..errors import check_finite
+from .noise import step_noise
+from .schedule import Schedule
 from .solvers import SOLVERS, Velocity
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 
 
 def sample(
-    velocity: Velocity, x: Tensor, times: Sequence[float], solver: str = "euler", on_step: OnStep | None = None
+    velocity: Velocity, x: Tensor, schedule: Schedule, seeds: Sequence[int], on_step: OnStep | None = None
 ) -> Tensor:
-    """Follow the velocities through `times`, which fall to 0.
+    """Follow the velocities through the schedule's times, which fall to 0.
 
     Args:
-        velocity: (x [B, 64, T], t) -> v [B, 64, T].
-        x: the start at times[0], [B, 64, T].
-        times: steps + 1 times.
-        solver: a name in SOLVERS.
+        velocity: (x [B, 64, T], t) -> v [B, 64, T], guided already.
+        x: the start at the first time, [B, 64, T].
+        schedule: times, solver and correction.
+        seeds: one an item, for solvers that draw noise.
         on_step: called after each step with (steps done, estimate of the music, x); it may raise to stop.
 
     Returns:
         Latents [B, 64, T].
 
     Raises:
+        ValueError: for another number of seeds than of items.
         ACEStepError: when the decoder answers with numbers that are not finite.
     """
-    step = SOLVERS[solver]
-    for index, (t, t_next) in enumerate(pairwise(times)):
-        x, music = step(velocity, x, t, t_next)
-        check_finite(f"decoder (DiT), step {index + 1} of {len(times) - 1}", x)
+    if len(seeds) != x.shape[0]:
+        raise ValueError(f"seeds: expected one for each of {x.shape[0]} items, got {len(seeds)}")
+    step = SOLVERS[schedule.solver]
+    for index, (t, t_next) in enumerate(pairwise(schedule.times)):
+        x, music = step(velocity, x, t, t_next, partial(step_noise, seeds, index, x.shape[-1]))
+        if schedule.dcw is not None:
+            x = schedule.dcw.post_step(x, music, t)
+        check_finite(f"decoder (DiT), step {index + 1} of {schedule.steps}", x)
         if on_step is not None:
             on_step(index + 1, music, x)
     return x

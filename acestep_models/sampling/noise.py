@@ -1,7 +1,8 @@
-"""The noise a song starts from; it depends on the seed alone, not on device, precision or batch."""
+"""The noise of a song, at its start and on its way; it depends on the seed alone, not on device, precision or batch."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -26,3 +27,17 @@ def song_seeds(seed: int, blueprints: Sequence[Blueprint]) -> tuple[int, ...]:
 def batch_noise(seeds: Sequence[int], frames: int) -> Tensor:
     """Noise [B, 64, frames], one seed an item."""
     return torch.cat([song_noise(seed, frames) for seed in seeds])
+
+
+def step_noise(seeds: Sequence[int], step: int, frames: int) -> Tensor:
+    """Fresh noise [B, 64, frames] for step `step` (from 0), one seed an item.
+
+    Seed and step are hashed together: their sum would repeat the noise of the next song of a batch.
+    """
+    return batch_noise([_mixed(seed, step) for seed in seeds], frames)
+
+
+def _mixed(seed: int, step: int) -> int:
+    """A seed of 64 bits out of both numbers, the same on every machine."""
+    digest = hashlib.blake2b(f"{seed} {step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,4 +1,7 @@
-"""The times at which the decoder is asked for a velocity: 1 is pure noise, 0 is music (spec/audio.md §6.1, §6.2)."""
+"""What the user wants of the sampler, and what it does for a given decoder.
+
+The times are those at which the decoder is asked: 1 is pure noise, 0 is music (spec/audio.md §6.1, §6.2).
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..tasks import Variant
+from .dcw import DCW
+from .guidance import DEFAULT_GUIDANCE, GUIDANCE, NO_GUIDANCE, Guide
 from .solvers import SOLVERS
 
 MAX_STEPS = 200
 MAX_DISTILLED_STEPS = 20
+FEW_STEPS = 20
 MAX_SHIFT = 100.0
+MAX_SCALE = 100.0
+MAX_CLAMP = 100.0
+AUTO = "auto"
+GUIDANCE_CHOICES = (AUTO, NO_GUIDANCE, *GUIDANCE)
 DEFAULT_SOLVER = "euler"
 TRAINED_SHIFTS = (1.0, 2.0, 3.0)
 
@@ -27,6 +37,12 @@ class SamplingOptions:
         times: explicit times from noise to music, falling, each in (0, 1], a trailing 0 allowed; instead of steps
             and shift.
         solver: one of SOLVERS.
+        guidance: one of GUIDANCE_CHOICES.
+        scale: 1 (no guidance) to 100; a distilled decoder has its guidance built in and always gets 1.
+        interval: guided where start <= t <= end, 0 to 1.
+        clamp: longest velocity as a multiple of the latents, 1.5 to 3 do something; 0 = any.
+        ema: share of the previous velocity in the next, 0 to below 1.
+        dcw: wavelet correction after each step.
 
     Raises:
         ValueError: for a value out of its range, with the value and the range.
@@ -36,6 +52,12 @@ class SamplingOptions:
     shift: float | None = None
     times: tuple[float, ...] | None = None
     solver: str = DEFAULT_SOLVER
+    guidance: str = AUTO
+    scale: float | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+    clamp: float = 0.0
+    ema: float = 0.0
+    dcw: DCW | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
@@ -46,27 +68,59 @@ class SamplingOptions:
             object.__setattr__(self, "times", check_times(self.times))
         if self.solver not in SOLVERS:
             raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        if self.guidance not in GUIDANCE_CHOICES:
+            raise ValueError(f"guidance: expected one of {', '.join(GUIDANCE_CHOICES)}, got {self.guidance!r}")
+        if self.scale is not None and not 1.0 <= self.scale <= MAX_SCALE:
+            raise ValueError(f"scale: expected 1 (no guidance) to {MAX_SCALE:g}, or auto; got {self.scale:g}")
+        start, end = self.interval
+        if not 0.0 <= start <= end <= 1.0:
+            raise ValueError(f"interval: expected 0 <= start <= end <= 1, got {start:g} to {end:g}")
+        if not 0.0 <= self.clamp <= MAX_CLAMP:
+            raise ValueError(f"clamp: expected 0 (off) to {MAX_CLAMP:g}, got {self.clamp:g}")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema: expected 0 (off) to below 1, got {self.ema:g}")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Resolved times.
+    """What the sampler does: nothing in it is left on auto.
 
     Attributes:
         times: steps + 1 times, the last one 0.
         shift: the shift they were made with, None for explicit times.
         notes: what a user should know about how they came to be.
+        guidance: "none" or a name in GUIDANCE.
+        scale: above 1, or exactly 1 for no guidance.
+        interval, clamp, ema, dcw: as in SamplingOptions.
     """
 
     times: tuple[float, ...]
     shift: float | None
     solver: str = DEFAULT_SOLVER
     notes: tuple[str, ...] = ()
+    guidance: str = NO_GUIDANCE
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    clamp: float = 0.0
+    ema: float = 0.0
+    dcw: DCW | None = None
 
     @property
     def steps(self) -> int:
-        """Decoder calls."""
+        """Steps from noise to music."""
         return len(self.times) - 1
+
+    @property
+    def guided(self) -> bool:
+        """Whether the decoder is asked without condition too, at some times or all."""
+        return self.guidance != NO_GUIDANCE
+
+    def guide(self) -> Guide:
+        """A fresh guide, for one sampling run."""
+        return Guide(self.guidance, self.scale, self.interval, self.clamp, self.ema)
 
 
 def check_times(times: Sequence[float]) -> tuple[float, ...]:
@@ -124,27 +178,71 @@ def resolve(options: SamplingOptions, variant: Variant, shift: float) -> Schedul
     """The schedule for a decoder of `variant` whose model carries `shift`.
 
     Raises:
-        ValueError: for more than 20 explicit times on a distilled decoder.
+        ValueError: for more than 20 explicit times on a decoder that moves them to its trained ones.
     """
+    times, bent, time_notes = _resolve_times(options, variant, shift)
+    guidance, scale, guidance_notes = _resolve_guidance(options, variant)
+    return Schedule(
+        times,
+        bent,
+        options.solver,
+        (*time_notes, *_step_notes(len(times) - 1, variant), *guidance_notes),
+        guidance,
+        scale,
+        options.interval,
+        options.clamp,
+        options.ema,
+        options.dcw,
+    )
+
+
+def _resolve_times(
+    options: SamplingOptions, variant: Variant, shift: float
+) -> tuple[tuple[float, ...], float | None, tuple[str, ...]]:
+    """(times, the shift that made them, notes)."""
     if options.times is not None:
-        return _explicit(options.times, variant, options.solver)
+        times, notes = _explicit(options.times, variant)
+        return times, None, notes
     steps = options.steps if options.steps is not None else variant.steps
     shift = options.shift if options.shift is not None else shift
-    return Schedule(flow_times(steps, shift), shift, options.solver, _step_notes(steps, variant))
+    return flow_times(steps, shift), shift, _shift_notes(shift, variant)
 
 
-def _explicit(times: tuple[float, ...], variant: Variant, solver: str) -> Schedule:
+def _explicit(times: tuple[float, ...], variant: Variant) -> tuple[tuple[float, ...], tuple[str, ...]]:
     if not variant.snaps_times:
-        return Schedule((*times, 0.0), None, solver)
+        return (*times, 0.0), ()
     if len(times) > MAX_DISTILLED_STEPS:
         raise ValueError(f"times: a turbo decoder takes at most {MAX_DISTILLED_STEPS}, got {len(times)}")
     snapped = snap_times(times)
     moved = snapped != times
     notes = (f"times moved to the trained ones: {', '.join(f'{t:.3f}' for t in snapped)}",) if moved else ()
-    return Schedule((*snapped, 0.0), None, solver, notes)
+    return (*snapped, 0.0), notes
+
+
+def _resolve_guidance(options: SamplingOptions, variant: Variant) -> tuple[str, float, tuple[str, ...]]:
+    """(kind, scale, notes)."""
+    if variant.distilled:
+        asked = options.guidance in GUIDANCE or (options.scale or 1.0) > 1.0
+        note = "guidance is not used: a turbo decoder has it built in (if this is a merge with base, load it as base)"
+        return NO_GUIDANCE, 1.0, (note,) if asked else ()
+    scale = options.scale if options.scale is not None else variant.guidance
+    if options.guidance == NO_GUIDANCE or scale <= 1.0:
+        return NO_GUIDANCE, 1.0, (f"made without guidance; this variant is used to {variant.guidance:g}",)
+    return DEFAULT_GUIDANCE if options.guidance == AUTO else options.guidance, scale, ()
 
 
 def _step_notes(steps: int, variant: Variant) -> tuple[str, ...]:
     if variant.distilled and steps > MAX_DISTILLED_STEPS:
         return (f"{steps} steps are more than the {MAX_DISTILLED_STEPS} that a turbo decoder was made for",)
+    if not variant.distilled and steps < FEW_STEPS:
+        return (f"{steps} steps are few; this variant is used to {variant.steps}",)
     return ()
+
+
+def _shift_notes(shift: float, variant: Variant) -> tuple[str, ...]:
+    least, most = variant.shifts
+    # A shift that comes out of a MODEL may have been through float32.
+    if least - 1e-6 <= shift <= most + 1e-6:
+        return ()
+    made_for = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    return (f"shift {shift:g}; this variant was made for {made_for}",)

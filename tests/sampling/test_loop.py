@@ -9,12 +9,17 @@ from acestep_models.blueprint import Blueprint
 from acestep_models.errors import ACEStepError
 from acestep_models.sampling.loop import sample
 from acestep_models.sampling.noise import batch_noise, song_noise, song_seeds
-from acestep_models.sampling.schedule import flow_times
+from acestep_models.sampling.schedule import Schedule, flow_times
+
+
+def straight(steps, shift=1.0):
+    """An Euler schedule."""
+    return Schedule(flow_times(steps, shift), shift)
 
 
 def test_a_straight_flow_arrives_at_the_music(rng):
     noise, music = torch.randn(2, 64, 7, generator=rng(0)), torch.randn(2, 64, 7, generator=rng(1))
-    found = sample(lambda x, t: noise - music, noise, flow_times(5, 3.0))
+    found = sample(lambda x, t: noise - music, noise, straight(5, 3.0), (0, 1))
     torch.testing.assert_close(found, music)
 
 
@@ -23,13 +28,14 @@ def test_euler_steps_are_the_formula(rng):
     expected = x
     for t, t_next in pairwise(times):
         expected = expected - (t - t_next) * torch.sin(expected * t)
-    torch.testing.assert_close(sample(lambda x, t: torch.sin(x * t), x, times), expected, rtol=0, atol=1e-14)
+    found = sample(lambda x, t: torch.sin(x * t), x, straight(8, 2.0), (0,))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 def test_each_step_reports_the_estimate_of_the_music():
     seen = []
     x = torch.full((1, 64, 2), 4.0)
-    sample(lambda x, t: torch.ones_like(x), x, (1.0, 0.5, 0.0), on_step=lambda *a: seen.append(a))
+    sample(lambda x, t: torch.ones_like(x), x, straight(2), (0,), on_step=lambda *a: seen.append(a))
     assert [done for done, _, _ in seen] == [1, 2]
     assert [float(music.max()) for _, music, _ in seen] == [3.0, 3.0]
 
@@ -42,13 +48,18 @@ def test_a_step_may_be_the_last_when_the_user_cancels():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample(lambda x, t: calls.append(t) or x, torch.ones(1, 64, 2), flow_times(8, 1.0), on_step=stop)
+        sample(lambda x, t: calls.append(t) or x, torch.ones(1, 64, 2), straight(8), (0,), on_step=stop)
     assert len(calls) == 2
 
 
 def test_a_velocity_that_is_not_finite_names_the_step():
     with pytest.raises(ACEStepError, match=r"decoder \(DiT\), step 2 of 4: 128 of 128 values are not finite.*fp32"):
-        sample(lambda x, t: x / 0 if t < 1 else x, torch.ones(1, 64, 2), flow_times(4, 1.0))
+        sample(lambda x, t: x / 0 if t < 1 else x, torch.ones(1, 64, 2), straight(4), (0,))
+
+
+def test_every_item_needs_a_seed():
+    with pytest.raises(ValueError, match="one for each of 2 items, got 1"):
+        sample(lambda x, t: x, torch.ones(2, 64, 2), straight(4), (0,))
 
 
 def test_noise_is_torchs_own_for_the_seed():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from acestep_models.sampling.dcw import DCW
 from acestep_models.sampling.schedule import (
     SamplingOptions,
     flow_times,
@@ -57,6 +58,80 @@ def test_the_options_win_over_the_model_and_the_model_over_the_variant():
     assert resolve(SamplingOptions(), TURBO, 1.5).times == flow_times(8, 1.5)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_auto_guides_what_has_no_guidance_built_in(name):
+    schedule = resolve(SamplingOptions(), VARIANTS[name], VARIANTS[name].shift)
+    assert (schedule.guidance, schedule.scale) == (("apg", 7.0) if name in ("base", "sft") else ("none", 1.0))
+    assert schedule.guided == (name in ("base", "sft"))
+    assert schedule.notes == ()
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.distilled])
+@pytest.mark.parametrize("options", [{"scale": 7.0}, {"guidance": "cfg"}, {"guidance": "adg", "scale": 3.0}])
+def test_turbo_is_never_guided_and_says_so(name, options):
+    schedule = resolve(SamplingOptions(**options), VARIANTS[name], VARIANTS[name].shift)
+    assert (schedule.guidance, schedule.scale) == ("none", 1.0)
+    assert [note[:20] for note in schedule.notes] == ["guidance is not used"]
+
+
+@pytest.mark.parametrize("options", [{"guidance": "none"}, {"scale": 1.0}])
+def test_turbo_without_guidance_says_nothing(options):
+    assert resolve(SamplingOptions(**options), TURBO, 3.0).notes == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"guidance": "none", "scale": 5.0}, {"scale": 1.0}, {"guidance": "cfg", "scale": 1}]
+)
+def test_base_without_guidance_says_so(options):
+    schedule = resolve(SamplingOptions(**options), BASE, 1.0)
+    assert (schedule.guidance, schedule.scale) == ("none", 1.0)
+    assert schedule.notes == ("made without guidance; this variant is used to 7",)
+
+
+def test_guidance_of_the_users_choice():
+    options = SamplingOptions(
+        guidance="adg", scale=4.0, interval=(0.1, 0.8), clamp=2.0, ema=0.1, dcw=DCW("low"), solver="heun"
+    )
+    schedule = resolve(options, BASE, 1.0)
+    assert (schedule.guidance, schedule.scale, schedule.interval) == ("adg", 4.0, (0.1, 0.8))
+    assert (schedule.clamp, schedule.ema, schedule.dcw, schedule.solver) == (2.0, 0.1, DCW("low"), "heun")
+    guide = schedule.guide()
+    assert guide is not schedule.guide() and not guide.needs_null(0.9) and guide.needs_null(0.8)
+    x, v = torch.ones(1, 64, 2), torch.full((1, 64, 2), 4.0)
+    assert [float(guide.velocity(x, 1.0, part).max()) for part in (v, v / 4)] == pytest.approx([2.0, 0.9 * 1 + 0.1 * 2])
+
+
+def test_few_steps_of_base_are_noted():
+    note = "8 steps are few; this variant is used to 50"
+    assert resolve(SamplingOptions(steps=8), BASE, 1.0).notes == (note,)
+    assert resolve(SamplingOptions(times=trained_times()[:8]), BASE, 1.0).notes == (note,)
+    assert resolve(SamplingOptions(steps=20), BASE, 1.0).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "shift", "made_for"),
+    [
+        ("base", 0.9, "1 to 5"),
+        ("sft", 5.1, "1 to 5"),
+        ("turbo", 6.0, "1 to 5"),
+        ("turbo-continuous", 0.5, "1 to 5"),
+        ("turbo-shift1", 3.0, "1"),
+        ("turbo-shift3", 1.0, "3"),
+    ],
+)
+def test_a_shift_the_variant_was_not_made_for_is_noted(name, shift, made_for):
+    """Whether the user asked for it or the model carries it."""
+    note = f"shift {shift:g}; this variant was made for {made_for}"
+    assert resolve(SamplingOptions(shift=shift), VARIANTS[name], 3.0).notes == (note,)
+    assert resolve(SamplingOptions(), VARIANTS[name], shift).notes == (note,)
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.5, 5.0])
+def test_shifts_that_variants_take_are_not_noted(shift):
+    for variant in (BASE, TURBO, VARIANTS["turbo-continuous"]):
+        assert resolve(SamplingOptions(), variant, shift).notes == ()
+
+
 def test_turbo_snaps_explicit_times_to_the_twenty_trained_ones():
     assert len(trained_times()) == 20
     schedule = resolve(SamplingOptions(times=(0.97, 0.76, 0.615, 0.5, 0.395, 0.28, 0.18, 0.085, 0.0)), TURBO, 3.0)
@@ -95,6 +170,17 @@ def test_more_steps_than_turbo_knows_are_allowed_and_noted():
         ({"times": (0.5, 0.5)}, "got 0.5 then 0.5"),
         ({"times": (1.2, 0.5)}, "got 1.2"),
         ({"times": (0.5, float("nan"))}, "got nan"),
+        ({"guidance": "strong"}, "one of auto, none, apg, cfg, adg, adg_w_norm, adg_wo_clip, got 'strong'"),
+        ({"scale": 0.5}, "got 0.5"),
+        ({"scale": 101.0}, "got 101"),
+        ({"scale": float("nan")}, "got nan"),
+        ({"interval": (0.6, 0.5)}, "got 0.6 to 0.5"),
+        ({"interval": (0.0, 1.1)}, "got 0 to 1.1"),
+        ({"interval": (float("nan"), 1.0)}, "got nan to 1"),
+        ({"clamp": -1.0}, "got -1"),
+        ({"clamp": float("inf")}, "got inf"),
+        ({"ema": 1.0}, "got 1"),
+        ({"ema": float("nan")}, "got nan"),
     ],
 )
 def test_illegal_options_name_the_value(options, message):
