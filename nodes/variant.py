@@ -21,13 +21,25 @@ class Guess:
 
 
 def in_name(text: str) -> str | None:
-    """The variant that a file, folder or version name mentions as words of its own."""
-    words = "-" + re.sub(r"[^a-z0-9]+", "-", text.lower()) + "-"
-    return next((name for name in _LONGEST_FIRST if f"-{name}-" in words), None)
+    """The variant that a file or version name mentions as words of its own; the folders around it where it does not.
+
+    A name with two variants in it (a merge) tells none.
+    """
+    names = re.sub(r"\.(safetensors|sft)$", "", text.lower()).replace("\\", "/").split("/")
+    return next((found for found in map(_in_words, reversed(names)) if found is not None), None)
 
 
-def choose_variant(choice: str, config: DiTConfig, name: str) -> Guess:
+def _in_words(name: str) -> str | None:
+    words = "-" + re.sub(r"[^a-z0-9]+", "-", name) + "-"
+    found = [variant for variant in _LONGEST_FIRST if f"-{variant}-" in words]
+    return found[0] if found and all(found[0].startswith(other) for other in found) else None
+
+
+def choose_variant(choice: str, config: DiTConfig, name: str, whole: DiTConfig | None = None) -> Guess:
     """The variant to use for the decoder called `name`: the user's choice, else what the file says, else its name.
+
+    A decoder that was saved alone says nothing of itself; `whole` is then the config of the model whose readers it
+    has, which it was probably made from.
 
     Raises:
         ValueError: for an unknown choice, or when nothing tells the variant.
@@ -40,6 +52,9 @@ def choose_variant(choice: str, config: DiTConfig, name: str) -> Guess:
         return Guess(stated, "from the file")
     if named is not None and _agrees(named, config):
         return Guess(named, "from the file and its name" if stated else "from the name")
+    origin = None if whole is None or named is not None else _stated(whole)
+    if origin is not None:
+        return Guess(origin, "of the conditioner's model; choose another if the decoder is not made from it")
     raise ValueError(
         f"variant: neither {name!r} nor its config says which one it is; "
         f"choose the variant (one of {', '.join(VARIANTS)})"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 TOKENIZER_KEY = "tokenizer.json"  # our own key in the metadata of a file: the text of its tokenizer
 SILENCE_KEY = "silence_latent"
 SILENCE_FILE = "silence_latent.pt"
+VARIANT_FIELDS = ("is_turbo", "model_version")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,8 @@ class Checkpoint:
 
     Attributes:
         path: the file or folder that was asked for.
-        layout: "split" (upstream's and ComfyUI's names, single files) or "diffusers" (a folder of components).
+        layout: "split" (ComfyUI's single files, planners), "aio" (ComfyUI's all in one), "upstream" (the folder of a
+            model as it was published) or "diffusers" (a folder of components).
         given: raw config JSON of the decoder, or of the one part there is; may be empty.
     """
 
@@ -94,12 +97,30 @@ class Checkpoint:
         except ValueError as error:
             raise ValueError(f"{source.files.path}: {error}.") from error
 
-    def tokenizer_source(self) -> str | Path | None:
+    def completed(self, other: Checkpoint) -> Checkpoint:
+        """This decoder with what only `other`, the whole model it was made from, says of its configuration.
+
+        Which variant `other` is, is its own affair: a decoder is saved because it was changed.
+
+        Raises:
+            ValueError: if the two decoders differ in size.
+        """
+        mine, whole = self.config("decoder"), other.config("decoder")
+        if self.shapes("decoder") != other.shapes("decoder"):
+            raise ValueError(
+                f"{self.path.name} is a decoder of {_size(mine)}, but {other.path.name} belongs to one of "
+                f"{_size(whole)}. Choose the model that the decoder was made from"
+            )
+        given = {name: value for name, value in other.given.items() if name not in VARIANT_FIELDS}
+        return replace(self, given={**given, **self.given})
+
+    def tokenizer_source(self, part: str | None = None) -> str | Path | None:
         """Where the tokenizer is: JSON text, the path of a tokenizer.json, a folder with vocab.json, or nowhere.
 
-        It is looked for in the metadata of the file, and beside files that lie in a model folder.
+        It is looked for in the metadata of the file, and beside files that lie in a model folder. `part` says whose,
+        where a file holds text encoder and planner; the text encoder's is the usual one.
         """
-        for name in ("text_encoder", "lm"):
+        for name in ("text_encoder", "lm") if part is None else (part,):
             if name in self.sources:
                 files = self.sources[name].files
                 return files.metadata.get(TOKENIZER_KEY) or _tokenizer_beside(files.path)
@@ -120,7 +141,7 @@ class Checkpoint:
             return _silence(source.files.path, tensor.mT if self.layout == "diffusers" else tensor)
         beside = source.files.path.parent / SILENCE_FILE
         if is_standard_name(source.files.path) and beside.is_file():
-            return _silence(beside, torch.load(beside, map_location="cpu", weights_only=True))
+            return _silence(beside, read_pickle(beside))
         return None
 
     def _source(self, part: str) -> Part:
@@ -154,6 +175,28 @@ def read_tensor(entry: Entry) -> Tensor:
     return tensor
 
 
+def read_pickle(path: Path) -> Any:
+    """What torch saved in a .pt file, as long as that is tensors and plain values; code in it is never run.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: this pickle is damaged, or holds more than tensors; such files can run code and are not read "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Fetch it again from its "
+            "publisher, or delete it: silence is then made by the VAE."
+        ) from error
+
+
+def _size(config: Any) -> str:
+    return f"width {config.hidden_size} with {config.num_hidden_layers} layers, reading width " + str(
+        config.encoder_hidden_size
+    )
+
+
 def _tokenizer_beside(path: Path) -> Path | None:
     if not is_standard_name(path):
         return None
@@ -163,7 +206,9 @@ def _tokenizer_beside(path: Path) -> Path | None:
     return found.parent if found is not None and found.name == "vocab.json" else found
 
 
-def _silence(path: Path, tensor: Tensor) -> Tensor:
+def _silence(path: Path, tensor: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{path}: holds {type(tensor).__name__}, not the latents of silence. Fetch it again.")
     if tensor.ndim != 3 or tensor.shape[:2] != (1, LATENT_CHANNELS):
         raise ValueError(
             f"{path}: the latents of silence have the shape {list(tensor.shape)}, expected "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,39 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """The tensors of one model under the names of its file or files, and its raw config (may be empty)."""
+    """The tensors of one model under the names of its file or files, and its raw config (may be empty).
+
+    Attributes:
+        prefix: of one section of a file that holds several models; tensors and metadata of others are not seen, and
+            names are without it.
+    """
 
     path: Path
     headers: tuple[Header, ...]
     given: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
 
     @property
     def entries(self) -> dict[str, Entry]:
         """Every tensor of every file."""
-        return {key: Entry(h.path, key, h.shapes[key], h.dtypes[key]) for h in self.headers for key in h.shapes}
+        return {
+            key.removeprefix(self.prefix): Entry(h.path, key, h.shapes[key], h.dtypes[key])
+            for h in self.headers
+            for key in h.shapes
+            if key.startswith(self.prefix)
+        }
 
     @property
     def metadata(self) -> dict[str, str]:
         """The free metadata of all files."""
-        return {key: value for header in self.headers for key, value in header.metadata.items()}
+        whole = {key: value for header in self.headers for key, value in header.metadata.items()}
+        return {key.removeprefix(self.prefix): value for key, value in whole.items() if key.startswith(self.prefix)}
+
+    def section(self, prefix: str) -> Files:
+        """Those tensors that begin with `prefix`, with the config that the file's metadata has for them."""
+        section = replace(self, prefix=self.prefix + prefix, given={})
+        own = section.metadata.get(CONFIG_KEY)
+        return replace(section, given=_parse(own, self.path) if own else {})
 
 
 def read_files(path: Path) -> Files:
@@ -104,6 +122,9 @@ def _shards(path: Path) -> Iterator[Path]:
     names = sorted(set(read_json(path).get("weight_map", {}).values()))
     if not names:
         raise ValueError(f"{path}: the index names no files. Fetch it again.")
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{path}: the index names a file outside of its folder ({outside[0]!r}). Fetch it again.")
     missing = [path.parent / name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise ValueError(f"{path}: {len(missing)} of {len(names)} parts are missing ({_some(missing)}): fetch them.")

@@ -15,10 +15,6 @@ FOREIGN: tuple[tuple[str, str], ...] = (
         "a LoRA for ACE-Step 1.5, not a model: put it into models/loras and apply it to a loaded model",
     ),
     (_ANY_LORA, "a LoRA of another model: it cannot be used with ACE-Step 1.5"),
-    (
-        r"^text_encoders\.",
-        "an all-in-one checkpoint: only split files are read (diffusion_models, vae, text_encoders each of its own)",
-    ),
     (r"speaker_embedder|genre_embedder|lyric_embs", "ACE-Step 1.0, which is another model than ACE-Step 1.5"),
     (r"^(dcae|vocoder)\.", "the sound decoder of ACE-Step 1.0: take ace_1.5_vae.safetensors"),
     (r"^pretransform\.", "a whole Stable Audio checkpoint"),
@@ -44,6 +40,16 @@ FOREIGN: tuple[tuple[str, str], ...] = (
         "a language model that is not Qwen3 (Llama, Qwen2, Gemma …): text encoder and planner are Qwen3",
     ),
 )
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Whether any key is one of a LoRA, LoKr, LoHa, OFT or DoRA."""
+    return any(re.search(_ANY_LORA, key) for key in keys)
+
+
+def is_our_lora(keys: Iterable[str]) -> bool:
+    """Whether any of those keys names a layer of ACE-Step 1.5."""
+    return any(re.search(rf"{_OUR_LORA}.*({_ANY_LORA})", key) for key in keys)
 
 
 def describe(keys: Iterable[str]) -> str | None:

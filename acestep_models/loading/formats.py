@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import DTYPES, Checkpoint, Part
-from .files import Entry, Files, read_files
+from .files import Entry, Files, is_standard_name, read_files
 from .foreign import describe
 from .keymaps import COMPONENT, DIFFUSERS, DIT_PARTS, IGNORED, QWEN3, SPLIT, KeyMap, prefixed
 from .keymaps_vae import VAE_COMFYUI, VAE_DIFFUSERS
 from .roles import TEXT_ENCODER, check_text_width, qwen3_role
+from .sections import file_sections
 
 __all__ = ["FORMATS", "Checkpoint", "Format", "probe", "recognise", "recognise_folder"]
 
-HOST_PREFIX = "model.diffusion_model."
 SHOWN_KEYS = 5
 ANY_QWEN3 = "qwen3"  # becomes text_encoder or lm once its size is known
 
@@ -58,11 +58,6 @@ def _vae_formats(naming: str, marker: str, maps: Mapping[str, KeyMap]) -> Iterab
 
 FORMATS: tuple[Format, ...] = (
     Format("ACE-Step 1.5 (upstream, ComfyUI split file)", SPLIT_MARKERS, SPLIT),
-    Format(
-        f"ACE-Step 1.5 under {HOST_PREFIX}",
-        tuple(HOST_PREFIX + marker for marker in SPLIT_MARKERS),
-        {part: prefixed(HOST_PREFIX, keymap) for part, keymap in SPLIT.items()},
-    ),
     *(
         Format(f"diffusers {COMPONENT[part]}", (marker,), {part: DIFFUSERS[part]})
         for part, marker in COMPONENT_MARKERS.items()
@@ -102,13 +97,38 @@ def probe(path: Path) -> Checkpoint:
 
 def recognise(path: Path, files: Files) -> Checkpoint:
     """`probe` for the tensors of one file or one set of shards."""
-    sources = _parts(files)
-    if ANY_QWEN3 in sources:
-        part = sources.pop(ANY_QWEN3)
-        sources[qwen3_role(files, part)] = part
+    sections = file_sections(files)
+    sources: dict[str, Part] = {}
+    for section, expected in sections:
+        found = _roles(section)
+        if not expected.issuperset(found) or not sources.keys().isdisjoint(found):
+            raise ValueError(
+                f"{files.path}: under {section.prefix} it holds {_list(found)}, expected {_list(expected)}, each once. "
+                "It was put together wrongly: fetch the published file."
+            )
+        sources |= found
     _check_whole(path, sources)
-    layout = "diffusers" if COMPONENT_MARKERS["decoder"] in files.entries else "split"
-    return _checked(Checkpoint(path, layout, sources, files.given))
+    given = sources["decoder"].files.given if "decoder" in sources else files.given
+    checkpoint = _checked(Checkpoint(path, _layout(files, sources), sources, given))
+    check_text_width(checkpoint)
+    return checkpoint
+
+
+def _roles(files: Files) -> dict[str, Part]:
+    """The parts of one section; a Qwen3 has its role."""
+    found = _parts(files)
+    if ANY_QWEN3 in found:
+        part = found.pop(ANY_QWEN3)
+        found[qwen3_role(files, part)] = part
+    return found
+
+
+def _layout(files: Files, sources: Mapping[str, Part]) -> str:
+    if COMPONENT_MARKERS["decoder"] in files.entries:
+        return "diffusers"
+    if "decoder" in sources and is_standard_name(files.path):
+        return "upstream"
+    return "split" if len({part.files.prefix for part in sources.values()}) == 1 else "aio"
 
 
 def recognise_folder(path: Path, components: Mapping[str, Files]) -> Checkpoint:
@@ -197,8 +217,9 @@ def _unknown(files: Files, entries: Mapping[str, Entry]) -> str:
     what = describe(entries)
     if what is not None:
         return f"{files.path}: this is {what}."
+    where = f" under {files.prefix}" if files.prefix else ""
     return (
-        f"{files.path}: not a file of ACE-Step 1.5. It begins with {_list(entries)}. "
+        f"{files.path}: not a file of ACE-Step 1.5{where}. It begins with {_list(entries)}. "
         f"Known are: {'; '.join(row.name for row in FORMATS)}."
     )
 

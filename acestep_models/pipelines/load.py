@@ -35,8 +35,9 @@ def open_models(
     variant: str,
     dtype: torch.dtype = torch.float32,
     tokenizer: Path | None = None,
+    conditioner: Path | None = None,
 ) -> SongModels:
-    """Load a model from its split files, or give its diffusers folder three times.
+    """Load a model from its split files or folders, or give its one file or folder three times.
 
     Args:
         model, text_encoder, vae: files or folders that `loading.probe` knows.
@@ -44,25 +45,28 @@ def open_models(
         dtype: of weights and computation.
         tokenizer: a tokenizer.json, or a folder with vocab.json and merges.txt, for a text encoder that carries
             none; ComfyUI has one in comfy/text_encoders/qwen25_tokenizer.
+        conditioner: the whole model that `model` was made from, where that is a decoder alone (ComfyUI's ModelSave).
 
     Raises:
         ValueError: for files that are damaged, of another model, or do not belong together.
     """
     song, text, sound = (probe(Path(path)) for path in (model, text_encoder, vae))
+    whole = song if conditioner is None else probe(Path(conditioner))
+    song = song if conditioner is None else song.completed(whole)
     voice = _handle(sound, "vae", dtype)
-    conditioner = ConditionerModels(
+    readers = ConditionerModels(
         text=_handle(text, "text_encoder", dtype),
         tokenizer=_tokenizer(text, tokenizer),
-        condition=_handle(song, "condition", dtype),
-        code_tokenizer=_handle(song, "tokenizer", dtype),
-        detokenizer=_handle(song, "detokenizer", dtype),
-        silence=song_silence(song, sound),
-        config=song.config("condition"),  # type: ignore[arg-type]
+        condition=_handle(whole, "condition", dtype),
+        code_tokenizer=_handle(whole, "tokenizer", dtype),
+        detokenizer=_handle(whole, "detokenizer", dtype),
+        silence=song_silence(whole, sound),
+        config=whole.config("condition"),  # type: ignore[arg-type]
     )
-    check_vocabulary(conditioner.tokenizer, conditioner.text.module.config.vocab_size)
+    check_vocabulary(readers.tokenizer, readers.text.module.config.vocab_size)
     chosen = variant_named(variant)
     decoder = PlainDecoder(_handle(song, "decoder", dtype), chosen, chosen.shift)
-    return SongModels(decoder, conditioner, voice)
+    return SongModels(decoder, readers, voice)
 
 
 def _handle(checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> Handle[Any]:

@@ -23,22 +23,26 @@ from .tokens import planner_json, planner_rows, text_tokenizer
 from .weights import random_state, raw_shapes
 from .writer import (
     Contents,
+    write_aio,
     write_comfyui_qwen3,
     write_comfyui_vae,
+    write_decoder,
     write_diffusers,
     write_diffusers_vae,
     write_dit,
     write_hub_planner,
+    write_hub_text_encoder,
+    write_upstream,
 )
 
-__all__ = ["FAMILIES", "LAYOUTS", "TinySet", "write_tiny"]
+__all__ = ["FAMILIES", "LAYOUTS", "TinySet", "write_saved_decoder", "write_tiny"]
 
 STORED_SILENCE = 15_000  # frames, as in the published folders
 
 
 @dataclass(frozen=True)
 class TinySet:
-    """Paths for `loading.probe`; in the diffusers layout the first three are one folder, and `lm` is another."""
+    """Paths for `loading.probe`; in the diffusers layout the first three are one folder, in "aio" all are one file."""
 
     model: Path
     vae: Path
@@ -47,12 +51,13 @@ class TinySet:
 
 
 def write_tiny(directory: Path, *, layout: str = "split", family: str = "2b", seed: int = 0) -> TinySet:
-    """Write a set of small models; one seed gives the same weights in both layouts.
+    """Write a set of small models; one seed gives the same weights in every layout.
 
     Args:
-        directory: where the files go; made if need be. "split" writes into its folders diffusion_models, vae and
-            text_encoders, as in ComfyUI's models folder.
-        layout: "split" (ComfyUI's files) or "diffusers" (folders).
+        directory: where the files go; made if need be. "split" and "aio" write into its folders diffusion_models, vae,
+            text_encoders and checkpoints, as in ComfyUI's models folder.
+        layout: "split" (ComfyUI's files), "aio" (ComfyUI's checkpoint), "upstream" (the folders of the main
+            repository; XL in shards) or "diffusers" (folders).
         family: "2b" or "xl".
         seed: of the weights.
 
@@ -109,4 +114,35 @@ def _silence(vae_folder: Path) -> Tensor:
         return silence_from_vae(vae.encode_mean).take(STORED_SILENCE)
 
 
-LAYOUTS: dict[str, Callable[[Path, str, Contents], TinySet]] = {"split": _write_split, "diffusers": _write_diffusers}
+def _write_upstream(directory: Path, name: str, contents: Contents) -> TinySet:
+    large = contents.sizes.decoder.timbre_special_token
+    found = TinySet(
+        model=directory / f"acestep-v15-{'xl-' if large else ''}turbo",
+        vae=directory / "vae",
+        text_encoder=directory / "Qwen3-Embedding-0.6B",
+        lm=directory / "acestep-5Hz-lm-1.7B",
+    )
+    silence = _silence(write_diffusers_vae(directory, contents))
+    write_upstream(found.model, contents, silence, shards=3 if large else 1)
+    write_hub_text_encoder(found.text_encoder, contents)
+    write_hub_planner(found.lm, contents)
+    return found
+
+
+def _write_aio(directory: Path, name: str, contents: Contents) -> TinySet:
+    path = directory / "checkpoints" / f"{name}_turbo_aio.safetensors"
+    write_aio(path, contents)
+    return TinySet(path, path, path, path)
+
+
+def write_saved_decoder(path: Path, *, family: str = "2b", seed: int = 0) -> None:
+    """The decoder of a set alone, as ComfyUI's ModelSave writes it."""
+    write_decoder(path, _contents(family, seed))
+
+
+LAYOUTS: dict[str, Callable[[Path, str, Contents], TinySet]] = {
+    "split": _write_split,
+    "diffusers": _write_diffusers,
+    "upstream": _write_upstream,
+    "aio": _write_aio,
+}

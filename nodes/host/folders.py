@@ -8,25 +8,59 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import comfy.ops
 import folder_paths
 
 EMPTY = "(no model found: put one into models/diffusion_models)"
 SOURCE = "Comfy-Org/ace_step_1.5_ComfyUI_files"
+CHECKPOINTS = "checkpoints"
+MODEL_ROOTS = ("diffusers", "diffusion_models", CHECKPOINTS)
+TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER = "Qwen3-Embedding-0.6B", "vae", "acestep-5Hz-lm-"
+_BESIDE = (TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER)
 _WEIGHTS = (".safetensors", ".sft")
-_INDEX = "model_index.json"
+_INDEX, _CONFIG = "model_index.json", "config.json"
+_UPSTREAM_WEIGHTS = frozenset(("model.safetensors", "model.safetensors.index.json"))
 _DEPTH = 2
 
 
 def model_names() -> list[str]:
-    """Weight files of `diffusion_models` and diffusers folders; one line that says what to do where there is none."""
-    folders = diffusers_folders()
-    inside = tuple(f"{name}/" for name in folders)
-    files = [name for name in weight_names("diffusion_models") if not name.replace(os.sep, "/").startswith(inside)]
-    return [*files, *sorted(folders)] or [EMPTY]
+    """Whatever a model can be chosen from, or one line that says what to do where there is nothing.
+
+    Files of `diffusion_models`, folders as upstream and diffusers publish them, files of `checkpoints` under that name.
+    """
+    folders = model_folders()
+    files = [name for name in weight_names("diffusion_models") if not _is_inside(name, folders)]
+    whole = [name for name in weight_names(CHECKPOINTS) if not _is_inside(name, folders)]
+    names = [*files, *sorted(folders), *(f"{CHECKPOINTS}/{name}" for name in whole)]
+    return list(dict.fromkeys(names)) or [EMPTY]
+
+
+def conditioner_names() -> list[str]:
+    """Whole models whose readers may stand beside a decoder that was saved alone."""
+    return [name for name in model_names() if name != EMPTY]
+
+
+def text_encoder_names() -> list[str]:
+    """Files of `text_encoders`."""
+    return weight_names("text_encoders")
+
+
+def vae_names() -> list[str]:
+    """Files of `vae`."""
+    return weight_names("vae")
+
+
+def _is_inside(name: str, folders: Iterable[str]) -> bool:
+    """Whether a file belongs to a model folder, or to the VAE, text encoder or planner beside an upstream one."""
+    name = name.replace(os.sep, "/")
+    parents = {folder.rpartition("/")[0] for folder in folders}
+    beside = tuple(f"{parent}/{other}" if parent else other for parent in parents for other in _BESIDE)
+    outer = name.rpartition("/")[0]
+    return name.startswith(tuple(f"{folder}/" for folder in folders)) or outer.startswith(beside)
 
 
 def weight_names(category: str) -> list[str]:
@@ -34,14 +68,21 @@ def weight_names(category: str) -> list[str]:
     return [name for name in folder_paths.get_filename_list(category) if name.lower().endswith(_WEIGHTS)]
 
 
-def model_path(name: str) -> Path:
-    """Path of an entry of `model_names`.
+def model_path(name: str, socket: str = "model") -> Path:
+    """Path of an entry of `model_names`; `socket` is the widget it was chosen in.
+
+    Where two folders of one kind have a file of this name, it is the one that ComfyUI lists first.
 
     Raises:
         ValueError: for a name that is not there (any more); tells where models go and where they can be had.
     """
-    folder = diffusers_folders().get(name)
-    return folder if folder is not None else weight_path("diffusion_models", name, "model")
+    folder = model_folders().get(name)
+    if folder is not None:
+        return folder
+    inside = name.removeprefix(f"{CHECKPOINTS}/")
+    if inside != name and folder_paths.get_full_path("diffusion_models", name) is None:
+        return weight_path(CHECKPOINTS, inside, socket)
+    return weight_path("diffusion_models", name, socket)
 
 
 def weight_path(category: str, name: str, socket: str) -> Path:
@@ -71,15 +112,36 @@ def places(category: str) -> str:
     return " or ".join(folder_paths.get_folder_paths(category))
 
 
-def diffusers_folders() -> dict[str, Path]:
-    """ACE-Step pipelines in diffusers' layout below `diffusers` and `diffusion_models`, by name."""
+def other_paths(category: str, path: Path) -> list[Path]:
+    """Files of the same name in the category's other folders, which ComfyUI's lists hide behind `path`."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(category)]
+    home = next((root for root in roots if path.is_relative_to(root)), None)
+    if home is None:
+        return []
+    return [
+        root / path.relative_to(home) for root in roots if root != home and (root / path.relative_to(home)).exists()
+    ]
+
+
+def model_folders() -> dict[str, Path]:
+    """ACE-Step models that are folders, below `diffusers`, `diffusion_models` and `checkpoints`, by name."""
     found: dict[str, Path] = {}
-    for category in ("diffusers", "diffusion_models"):
-        for root in folder_paths.get_folder_paths(category):
-            for folder, files in _walk(Path(root), _DEPTH):
-                if folder != Path(root) and _INDEX in files and _is_pipeline(folder):
-                    found.setdefault(folder.relative_to(root).as_posix(), folder)
+    for root, folder, files in _model_tree():
+        if _is_pipeline(folder, files) or _is_upstream(folder, files):
+            found.setdefault(folder.relative_to(root).as_posix(), folder)
     return found
+
+
+def folders_named(name: str) -> list[Path]:
+    """Folders of that name where models are: the main repository's VAE and text encoder, for models that have none."""
+    return [folder for _, folder, files in _model_tree() if folder.name == name and _CONFIG in files]
+
+
+def _model_tree() -> Iterator[tuple[Path, Path, list[str]]]:
+    """(root, folder, files) of every folder in which a model may be."""
+    for category in MODEL_ROOTS:
+        for root in map(Path, folder_paths.get_folder_paths(category)):
+            yield from ((root, folder, files) for folder, files in _walk(root, _DEPTH) if folder != root)
 
 
 def _walk(root: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
@@ -90,13 +152,25 @@ def _walk(root: Path, depth: int) -> Iterator[tuple[Path, list[str]]]:
         folders[:] = sorted(folders) if len(folder.relative_to(root).parts) < depth else []
 
 
-def _is_pipeline(folder: Path) -> bool:
-    """Whether the folder's index names an ACE-Step pipeline; an index that cannot be read names none."""
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _is_pipeline(folder: Path, files: list[str]) -> bool:
+    """Whether the folder's index names an ACE-Step pipeline."""
+    return _INDEX in files and "acestep" in str(_json(folder / _INDEX).get("_class_name", "")).lower()
+
+
+def _is_upstream(folder: Path, files: list[str]) -> bool:
+    """Whether this is a decoder's folder as it was published: its config has a field that only those have."""
+    if _CONFIG not in files or _UPSTREAM_WEIGHTS.isdisjoint(files):
         return False
-    return isinstance(index, dict) and "acestep" in str(index.get("_class_name", "")).lower()
+    return "audio_acoustic_hidden_dim" in _json(folder / _CONFIG)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What cannot be read is empty."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def host_tokenizer() -> Path:

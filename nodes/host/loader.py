@@ -48,7 +48,8 @@ def load(sources: Sources, variant: str, precision: str) -> Loaded:
     device = management.get_torch_device()
     dtype = decoder_dtype(precision, device)
     conditioner, vae = load_conditioner(sources, dtype), load_vae(sources.vae, precision)
-    return Loaded(load_decoder(sources.decoder.path, variant, precision), conditioner, vae, dtype, device)
+    model = load_decoder(sources.decoder.path, sources.conditioner.path, variant, precision)
+    return Loaded(model, conditioner, vae, dtype, device)
 
 
 def decoder_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -80,17 +81,22 @@ def holds_bf16(checkpoint: Checkpoint, part: str) -> bool:
     return checkpoint.dtypes(part) == {torch.bfloat16} and not checkpoint.has_weight_norm(part)
 
 
-def load_decoder(path: Path, variant: str, precision: str, disable_dynamic: bool = False) -> Any:
-    """The decoder of the file at `path` as a MODEL. Newer hosts call this again where they need another copy."""
+def load_decoder(path: Path, whole: Path, variant: str, precision: str, disable_dynamic: bool = False) -> Any:
+    """The decoder of the file at `path` as a MODEL. Newer hosts call this again where they need another copy.
+
+    `whole` is the same path, or that of the whole model that a decoder saved alone was made from.
+    """
     device = management.get_torch_device()
     checkpoint = probe(path)
+    if whole != path:
+        checkpoint = checkpoint.completed(probe(whole))
     compute = decoder_dtype(precision, device)
     storage = storage_dtype(compute, checkpoint, "decoder", device)
     model = SongModel(decoder_config(checkpoint), variant, storage, compute)
     fill(model.diffusion_model.decoder, checkpoint, storage)
     rest = management.unet_offload_device()
     owner = patcher(model.to(rest), device, rest, disable_dynamic)
-    owner.cached_patcher_init = (load_decoder, (path, variant, precision))
+    owner.cached_patcher_init = (load_decoder, (path, whole, variant, precision))
     return owner
 
 
@@ -122,7 +128,7 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
     device, rest = management.get_torch_device(), management.unet_offload_device()
 
     def part(name: str) -> Handle[Any]:
-        return handle(_cast_part(sources.decoder, name, dtype, device), dtype, device, rest)
+        return handle(_cast_part(sources.conditioner, name, dtype, device), dtype, device, rest)
 
     text = _text_encoder(sources.text_encoder, dtype)
     tokenizer = open_tokenizer(sources.text_encoder)
@@ -133,8 +139,8 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
         condition=part("condition"),
         code_tokenizer=part("tokenizer"),
         detokenizer=part("detokenizer"),
-        silence=song_silence(sources.decoder, sources.vae),
-        config=decoder_config(sources.decoder),
+        silence=song_silence(sources.conditioner, sources.vae),
+        config=decoder_config(sources.conditioner),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,56 @@ def test_other_models_are_named(fake_files, keys, message):
         ask(fake_files, keys)
 
 
-def test_all_in_one_checkpoint(fake_files, committed):
-    table = {f"model.diffusion_model.{key}": shape for key, shape in committed("split_2b").items()}
-    table |= {f"vae.{key}": shape for key, shape in committed("vae_comfyui").items()}
-    table["text_encoders.qwen3_06b.transformer.model.norm.weight"] = (1024,)
-    with pytest.raises(ValueError, match="all-in-one checkpoint: only split files are read"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.diffusion_model.extra": ONE}, r"1 tensors do not belong to ACE-Step 1\.5 \(upstream"),
+        ({"first_stage_model.decoder.weight": ONE}, "belong to no part of an all-in-one.*first_stage_model"),
+        ({"text_encoders.umt5base.shared.weight": ONE}, "belong to no part of an all-in-one.*umt5base"),
+        ({"vae.foo": ONE}, r"1 tensors do not belong to VAE with ComfyUI names"),
+        ({"text_encoders.qwen3_4b.transformer.foo.weight": ONE}, r"not a file.* under text_encoders\.qwen3_4b\."),
+    ],
+)
+def test_strangers_in_an_all_in_one_checkpoint(fake_files, committed, change, message):
+    with pytest.raises(ValueError, match=rf"some\.safetensors: .*{message}"):
+        ask(fake_files, committed("aio_2b") | change)
+
+
+def test_planner_in_the_place_of_the_text_encoder(fake_files, committed):
+    place = "text_encoders.qwen3_06b.transformer."
+    table = {key: shape for key, shape in committed("aio_2b").items() if not key.startswith(place)}
+    table |= {place + key: shape for key, shape in committed("lm_06b").items()}
+    with pytest.raises(ValueError, match=rf"under {place} it holds lm, expected text_encoder, each once"):
         ask(fake_files, table)
+
+
+def test_two_planners_in_one_file(fake_files, committed):
+    more = {f"text_encoders.qwen3_4b.transformer.{key}": shape for key, shape in committed("lm_4b").items()}
+    with pytest.raises(ValueError, match=r"under text_encoders\.qwen3_4b\.transformer\. it holds lm.*each once"):
+        ask(fake_files, committed("aio_2b") | more)
+
+
+def test_a_checkpoint_with_a_lora_in_it_is_named(fake_files, committed):
+    table = committed("split_2b") | {"decoder.layers.0.self_attn.q_proj.lora_A.weight": (8, 2048)}
+    with pytest.raises(ValueError, match=r"this is a LoRA for ACE-Step 1\.5.*beside the keys of ACE-Step 1\.5"):
+        ask(fake_files, table)
+
+
+def test_a_decoder_of_another_size_is_not_completed(fake_files, committed):
+    alone = {f"model.diffusion_model.{k}": s for k, s in committed("split_xl").items() if k.startswith("decoder.")}
+    saved, whole = ask(fake_files, alone), ask(fake_files, committed("split_2b"))
+    match = "decoder of width 2560 with 32 layers, reading width 2048, but .* width 2048 with 24 layers, reading"
+    with pytest.raises(ValueError, match=match):
+        saved.completed(whole)
+
+
+def test_a_completed_decoder_keeps_its_own_words_and_no_variant_of_the_other(fake_files, committed):
+    alone = {f"model.diffusion_model.{k}": s for k, s in committed("split_2b").items() if k.startswith("decoder.")}
+    given = {"sliding_window": 64, "rms_norm_eps": 1e-5, "is_turbo": True, "model_version": "turbo"}
+    whole = ask(fake_files, committed("split_2b"), given=given)
+    config = ask(fake_files, alone, given={"rms_norm_eps": 1e-4}).completed(whole).config("decoder")
+    assert (config.sliding_window, config.rms_norm_eps) == (64, 1e-4)
+    assert config.is_turbo is None and config.model_version is None
 
 
 def test_unknown_keys_are_listed_with_the_closest_known(fake_files, committed):
@@ -177,3 +222,59 @@ def test_silence_beside_an_upstream_file(write_file, tmp_path):
     torch.save(torch.zeros(1, 30, 64), tmp_path / "silence_latent.pt")
     with pytest.raises(ValueError, match=r"silence_latent\.pt: .*shape \[1, 30, 64\], expected \[1, 64, frames\]"):
         probe(path).silence_tensor()
+
+
+class Bomb:
+    """A pickle of this makes a file when it is loaded without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_code_in_the_pickle_of_silence_is_never_run(write_file, tmp_path, how):
+    path = write_file({"decoder.proj_in.1.weight": (64, 192, 2)}, "model.safetensors")
+    mark, pickled = tmp_path / "it_ran", tmp_path / "silence_latent.pt"
+    if how == "torch":
+        torch.save(Bomb(str(mark)), pickled)
+    else:
+        pickled.write_bytes(pickle.dumps(Bomb(str(mark))))
+    with pytest.raises(ValueError, match=r"silence_latent\.pt: this pickle .*can run code and are not read.*delete it"):
+        probe(path).silence_tensor()
+    assert not mark.exists()
+    torch.load(pickled, weights_only=False) if how == "torch" else pickle.loads(pickled.read_bytes())
+    assert mark.exists()  # the bomb was live
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"<html>404</html>"])
+def test_a_damaged_pickle_of_silence_is_an_error(write_file, tmp_path, content):
+    path = write_file({"decoder.proj_in.1.weight": (64, 192, 2)}, "model.safetensors")
+    (tmp_path / "silence_latent.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"silence_latent\.pt: this pickle is damaged"):
+        probe(path).silence_tensor()
+
+
+def test_a_pickle_of_something_else_is_an_error(write_file, tmp_path):
+    path = write_file({"decoder.proj_in.1.weight": (64, 192, 2)}, "model.safetensors")
+    torch.save({"silence": torch.zeros(1, 64, 3)}, tmp_path / "silence_latent.pt")
+    with pytest.raises(ValueError, match="holds dict, not the latents of silence"):
+        probe(path).silence_tensor()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.safetensors", "b.safetensors"], r"1 of 2 parts are missing \(b\.safetensors\): fetch them"),
+        (["a.safetensors", "../outside.safetensors"], r"names a file outside of its folder \('\.\./outside"),
+        ([], "the index names no files"),
+    ],
+)
+def test_an_index_that_names_what_is_not_there(write_file, tmp_path, names, message):
+    write_file({"decoder.proj_in.1.weight": (64, 192, 2)}, "a.safetensors")
+    index = {"weight_map": {str(number): name for number, name in enumerate(names)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=message):
+        probe(tmp_path)

@@ -10,13 +10,16 @@ import torch
 
 from acestep_models.dit.config import XL, DiTConfig
 from acestep_models.loading.build import build_empty, check_state
+from acestep_models.loading.files import Files
 from acestep_models.loading.formats import recognise, recognise_folder
+from acestep_models.loading.header import Header
 from acestep_models.qwen3.model import LM_06B, LM_4B, LM_17B, TEXT_ENCODER
 from acestep_models.vae.config import OobleckConfig
 
 KEYS = Path(__file__).resolve().parents[1] / "oracles" / "keys"
 DIT_PARTS = {"decoder", "condition", "tokenizer", "detokenizer"}
 FOLDERS = ("transformer", "condition_encoder", "audio_tokenizer", "audio_token_detokenizer")
+HOST = "model.diffusion_model."
 TURBO = {"is_turbo": True, "model_version": "turbo"}
 
 
@@ -53,6 +56,7 @@ def test_tables_are_what_the_libraries_say(make_keys):
         ("diffusers_2b_audio_token_detokenizer", 28, 105_011_776),
         ("vae_diffusers", 365, 168_695_426),
         ("vae_comfyui", 365, 168_695_426),
+        ("aio_2b", 677 + 365 + 310 + 310, 2_393_872_518 + 168_695_426 + 595_776_512 + 3_708_487_680 // 2),
         ("lm_06b", 310, 1_325_768_704 // 2),
         ("lm_17b", 310, 3_708_487_680 // 2),
         ("lm_4b", 398, 8_379_108_352 // 2),
@@ -88,6 +92,55 @@ def test_split_file(committed, fake_files, name, config, prefix):
     check_parts(checkpoint, DIT_PARTS)
     assert checkpoint.config("decoder") == replace(config, is_turbo=True, model_version="turbo")
     assert checkpoint.layout == "split" and consumed(checkpoint) == sorted(table)
+
+
+@pytest.mark.parametrize(("size", "planner"), [("2b", "qwen3_2b"), ("2b", "qwen3_4b"), ("xl", "qwen3_2b")])
+def test_all_in_one(committed, fake_files, size, planner):
+    table = committed("aio_2b")
+    if size == "xl":
+        table = {key: shape for key, shape in table.items() if not key.startswith(HOST)}
+        table |= {HOST + key: shape for key, shape in committed("split_xl").items()}
+    if planner == "qwen3_4b":
+        table = {key: shape for key, shape in table.items() if "qwen3_2b" not in key}
+        table |= {
+            f"text_encoders.qwen3_4b.transformer.model.{key.removeprefix('model.')}": shape
+            for key, shape in committed("lm_4b").items()
+        }
+    wrapped = {**table, "text_encoders.qwen3_06b.logit_scale": (), f"text_encoders.{planner}.logit_scale": ()}
+    checkpoint = recognise(Path("aio.safetensors"), fake_files(wrapped))
+    check_parts(checkpoint, DIT_PARTS | {"vae", "text_encoder", "lm"})
+    assert checkpoint.layout == "aio" and consumed(checkpoint) == sorted(table)
+    assert checkpoint.config("decoder") == (XL if size == "xl" else DiTConfig())
+    assert checkpoint.config("text_encoder") == TEXT_ENCODER and checkpoint.config("vae") == OobleckConfig()
+    assert checkpoint.config("lm") == (LM_4B if planner == "qwen3_4b" else LM_17B)
+
+
+@pytest.mark.parametrize(("name", "config"), [("split_2b", DiTConfig()), ("split_xl", XL)])
+def test_decoder_as_the_host_saves_it(committed, fake_files, name, config):
+    """ModelSave: the decoder under the host's prefix, a workflow in the metadata, no config."""
+    whole = {HOST + key: shape for key, shape in committed(name).items()}
+    table = {key: shape for key, shape in whole.items() if key.startswith(f"{HOST}decoder.")}
+    checkpoint = recognise(Path("saved.safetensors"), fake_files(table, metadata={"prompt": "{}"}))
+    check_parts(checkpoint, {"decoder"})
+    assert consumed(checkpoint) == sorted(table) and checkpoint.config("decoder") == config
+    other = recognise(Path("whole.safetensors"), fake_files(whole, given=TURBO))
+    assert checkpoint.completed(other).config("decoder") == config
+
+
+@pytest.mark.parametrize(("name", "config"), [("split_2b", DiTConfig()), ("split_xl", XL)])
+def test_upstream_shards(committed, name, config):
+    """Four files, cut anywhere; the config beside them as upstream writes it."""
+    table = committed(name)
+    keys = sorted(table)
+    cuts = [keys[number * len(keys) // 4 : (number + 1) * len(keys) // 4] for number in range(4)]
+    headers = tuple(
+        Header(Path(f"model-{number}.safetensors"), {key: table[key] for key in cut}, dict.fromkeys(cut, "F32"), {})
+        for number, cut in enumerate(cuts, 1)
+    )
+    checkpoint = recognise(Path("folder"), Files(Path("folder/model.safetensors.index.json"), headers, TURBO))
+    check_parts(checkpoint, DIT_PARTS)
+    assert checkpoint.config("decoder") == replace(config, is_turbo=True, model_version="turbo")
+    assert checkpoint.layout == "upstream" and consumed(checkpoint) == keys
 
 
 @pytest.mark.parametrize(("size", "config"), [("2b", DiTConfig()), ("xl", XL)])

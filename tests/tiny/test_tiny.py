@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,34 +16,70 @@ from acestep_models.loading.shapes import count
 from acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 
 PARTS = (*DIT_PARTS, "vae", "text_encoder", "lm")
+KEYS = Path(__file__).resolve().parents[1] / "oracles" / "keys"
 FILES = {**dict.fromkeys(DIT_PARTS, "model"), "vae": "vae", "text_encoder": "text_encoder", "lm": "lm"}
 
 
+KINDS = ("split", "diffusers", "upstream", "aio", "xl", "xl upstream", "xl aio")
+
+
 @pytest.fixture(scope="module")
-def sets(tiny_2b_split, tiny_2b_diffusers, tiny_xl_split):
-    return {"split": tiny_2b_split, "diffusers": tiny_2b_diffusers, "xl": tiny_xl_split}
+def sets(tmp_path_factory, write_tiny, tiny_2b_split, tiny_2b_diffusers, tiny_xl_split):
+    ready = {"split": tiny_2b_split, "diffusers": tiny_2b_diffusers, "xl": tiny_xl_split}
+    for kind in ("upstream", "aio"):
+        ready[kind] = write_tiny(tmp_path_factory.mktemp(kind), layout=kind)
+        ready[f"xl {kind}"] = write_tiny(tmp_path_factory.mktemp(kind), layout=kind, family="xl")
+    return ready
 
 
 def opened(found, part):
     return probe(getattr(found, FILES[part]))
 
 
-@pytest.mark.parametrize("kind", ["split", "diffusers", "xl"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("part", PARTS)
 def test_every_file_loads(sets, kind, part):
     checkpoint = opened(sets[kind], part)
     module = build_part(checkpoint, part, dtype=torch.float32)
     assert part in checkpoint.parts and all(bool(value.isfinite().all()) for value in module.state_dict().values())
-    assert checkpoint.layout == ("diffusers" if kind == "diffusers" and part != "lm" else "split")
+    folder = {"diffusers": part != "lm", "upstream": part in DIT_PARTS, "aio": True}
+    layout = kind.split()[-1]
+    assert checkpoint.layout == (layout if folder.get(layout) else "split")
 
 
+@pytest.mark.parametrize("kind", KINDS[1:4] + KINDS[5:])
 @pytest.mark.parametrize("part", PARTS)
-def test_layouts_hold_the_same_weights(sets, part):
-    split, folders = (load_state(opened(sets[kind], part), part, torch.float32) for kind in ("split", "diffusers"))
-    assert split.keys() == folders.keys()
-    assert all(torch.equal(split[key], folders[key]) for key in split)
-    configs = [opened(sets[kind], part).config(part) for kind in ("split", "diffusers")]
-    assert configs[0] == configs[1]
+def test_layouts_hold_the_same_weights(sets, part, kind):
+    reference = opened(sets["xl" if kind.startswith("xl") else "split"], part)
+    first, second = (load_state(file, part, torch.float32) for file in (reference, opened(sets[kind], part)))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    wanted, got = reference.config(part), opened(sets[kind], part).config(part)
+    if kind == "upstream" and part in DIT_PARTS:  # upstream names the encoder's sizes only where they are its own
+        names = [name for name in vars(wanted) if not name.startswith("encoder_")]
+        assert [getattr(wanted, name) for name in names] == [getattr(got, name) for name in names]
+    else:
+        assert wanted == got
+
+
+def test_keys_of_the_new_layouts_are_the_real_ones(sets, keys_by_layer):
+    assert keys_by_layer(load_file(sets["upstream"].model / "model.safetensors")) == keys_by_layer("split_2b")
+    shards = {key for file in sets["xl upstream"].model.glob("*-of-*.safetensors") for key in load_file(file)}
+    assert len(list(sets["xl upstream"].model.glob("*-of-*.safetensors"))) == 3
+    assert keys_by_layer(shards) == keys_by_layer("split_xl")
+    stored, real = sorted(load_file(sets["aio"].model)), (KEYS / "aio_2b.txt").read_text(encoding="utf-8").splitlines()
+    general = [
+        {re.sub(r"\blayers\.\d+\.", "layers.N.", key) for key in keys}
+        for keys in (stored, (r.split()[0] for r in real))
+    ]
+    assert general[0] == general[1]
+
+
+def test_silence_of_upstream_is_a_pickle_of_its_own(sets):
+    file = sets["upstream"].model / "silence_latent.pt"
+    assert torch.load(file, weights_only=True).shape == (1, 64, 15_000)
+    stored = probe(sets["upstream"].model).silence_tensor()
+    assert torch.equal(stored, probe(sets["diffusers"].model).silence_tensor())
 
 
 def test_seed_decides_the_weights(tmp_path, write_tiny, tiny_2b_split):
@@ -137,11 +175,11 @@ def test_silence_of_the_folder_is_the_one_of_the_vae(sets):
     assert torch.equal(stored[:, :, 8], stored[:, :, -1])
 
 
-@pytest.mark.parametrize("kind", ["split", "diffusers"])
+@pytest.mark.parametrize("kind", ["split", "diffusers", "upstream", "aio"])
 def test_tokenizers_fit_their_models(sets, kind):
     for part, last in (("text_encoder", "</think>"), ("lm", "<|audio_code_63999|>")):
         checkpoint = opened(sets[kind], part)
-        source = checkpoint.tokenizer_source()
+        source = checkpoint.tokenizer_source(part)
         tokenizer = Tokenizer.from_json(source) if isinstance(source, str) else Tokenizer.from_file(source)
         check_vocabulary(tokenizer, checkpoint.config(part).vocab_size)
         assert tokenizer.size == checkpoint.config(part).vocab_size
@@ -149,7 +187,7 @@ def test_tokenizers_fit_their_models(sets, kind):
 
 
 def test_wrong_arguments_are_refused(tmp_path, write_tiny):
-    with pytest.raises(ValueError, match="layout must be one of split, diffusers, got 'onnx'"):
+    with pytest.raises(ValueError, match="layout must be one of split, diffusers, upstream, aio, got 'onnx'"):
         write_tiny(tmp_path, layout="onnx")
     with pytest.raises(ValueError, match="family must be one of 2b, xl, got '7b'"):
         write_tiny(tmp_path, family="7b")

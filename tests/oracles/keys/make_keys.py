@@ -79,6 +79,13 @@ QWEN3 = {
     "lm_17b": (217204, 2048, 6144, 28, 16),
     "lm_4b": (217204, 2560, 9728, 36, 32),
 }
+# spec/audio.md §1.3: table of a part -> its prefix in ComfyUI's all-in-one checkpoint, before bare Hub names for Qwen3.
+ALL_IN_ONE = {
+    "split_2b": "model.diffusion_model.",
+    "vae_comfyui": "vae.",
+    "text_encoder": "text_encoders.qwen3_06b.transformer.model.",
+    "lm_17b": "text_encoders.qwen3_2b.transformer.model.",
+}
 WITHOUT_PREFIX = {"lm_17b"}  # spec/planner.md §1.3: the published 1.7B has no `model.`
 
 # spec/audio.md §1.5, first table: diffusers attention names -> upstream.
@@ -219,7 +226,17 @@ def all_tables() -> dict[str, Table]:
     tables["diffusers_xl_transformer"] = large["transformer"]
     tables["vae_diffusers"] = diffusers_vae()
     tables["vae_comfyui"] = comfyui_vae(tables["vae_diffusers"])
-    return tables | {name: qwen3(name) for name in QWEN3}
+    tables |= {name: qwen3(name) for name in QWEN3}
+    return {**tables, "aio_2b": all_in_one(tables)}
+
+
+def all_in_one(tables: dict[str, Table]) -> Table:
+    """Every part of ComfyUI's checkpoint of the 2B model, with the planner of 1.7B."""
+    return {
+        prefix + key.removeprefix("model."): shape
+        for name, prefix in ALL_IN_ONE.items()
+        for key, shape in tables[name].items()
+    }
 
 
 def to_text(table: Table) -> str:
