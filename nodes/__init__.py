@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .decode import DecodeAudio, Loudness
 from .encode import EncodeSong
+from .guide import Guider, Schedule
 from .host.schema import ComfyExtension, io
 from .load import LoadDiT
 from .plan import Blueprint
@@ -14,6 +15,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Blueprint,
     SamplingOptions,
     EncodeSong,
+    Guider,
+    Schedule,
     DiTSample,
     DecodeAudio,
     Loudness,

@@ -6,13 +6,16 @@ import logging
 from typing import Any
 
 from ..acestep_models.tasks import VARIANTS, variant_named
+from .host import download as fetching
 from .host import folders
 from .host.loader import NAMES, PRECISIONS, Loaded, load
 from .host.schema import io, out, report, schema, socket
-from .host.sources import Sources, decoder_config, find_sources, stamp_sources
+from .host.sources import Sources, decoder_config, doubles, find_sources, stamp_sources
 from .types import Conditioner, Vae
 from .variant import Guess, choose_variant
 from .widgets import choice, per_variant
+
+MARK = " (download)"
 
 
 class LoadDiT(io.ComfyNode):
@@ -36,47 +39,88 @@ class LoadDiT(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, model: Any = None, variant: Any = None, text_encoder: Any = None, vae: Any = None, precision: Any = None
+        cls,
+        model: Any = None,
+        variant: Any = None,
+        conditioner: Any = None,
+        text_encoder: Any = None,
+        vae: Any = None,
+        precision: Any = None,
+        download: Any = None,
     ) -> str:
         """Load again when a file was replaced, or when auto may choose another one. What is linked arrives as None."""
-        return f"{stamp_sources(model, text_encoder, vae)}|{variant}|{precision}"
+        name = model and plain_name(model)
+        there = name and fetching.on_disk(name)
+        if name and not there:
+            return f"{name} is not there|{download}"
+        return f"{stamp_sources(there, conditioner, text_encoder, vae)}|{variant}|{precision}"
 
     @classmethod
-    def execute(cls, model: str, variant: str, text_encoder: str, vae: str, precision: str) -> io.NodeOutput:
-        """Find the files, say which, load them."""
-        sources = find_sources(model, text_encoder, vae)
-        guess = choose_variant(variant, decoder_config(sources.decoder), model)
+    def execute(
+        cls,
+        model: str,
+        variant: str,
+        conditioner: str,
+        text_encoder: str,
+        vae: str,
+        precision: str,
+        download: bool,
+    ) -> io.NodeOutput:
+        """Fetch what is missing if that is allowed, find the files, say which, load them."""
+        name = fetching.ready(plain_name(model), text_encoder, vae, download)
+        sources = find_sources(name, conditioner, text_encoder, vae)
+        whole = None if sources.conditioner is sources.decoder else decoder_config(sources.conditioner)
+        guess = choose_variant(variant, decoder_config(sources.decoder), name, whole)
         loaded = load(sources, guess.name, precision)
         text = _describe(sources, guess, loaded)
-        logging.info("ACE-Step 1.5: %s", "; ".join(text))
+        logging.info("ACE-Step 1.5: %s", "; ".join(filter(None, text)))
         return io.NodeOutput(loaded.model, loaded.conditioner, loaded.vae, ui=report(*text))
 
 
+def plain_name(choice: str) -> str:
+    """The model that a line of the list stands for."""
+    return choice.removesuffix(MARK)
+
+
+def model_choices() -> list[str]:
+    """What is on disk, then every released model: those stay once they are there, because workflows name them."""
+    return [*folders.model_names(), *(f"{name}{MARK}" for name in fetching.zoo_names())]
+
+
 def _inputs() -> list[Any]:
-    """The model, and four choices that auto can make."""
+    """The model, and choices that auto can make."""
     return [
         socket(
             io.Combo,
             "model",
-            options=folders.model_names(),
-            tooltip="A file from models/diffusion_models, or a diffusers folder from models/diffusers.",
+            options=model_choices(),
+            tooltip="A file from models/diffusion_models or models/checkpoints, or a folder of diffusers or upstream. "
+            f"Those marked{MARK} are released models: switch download on to have them fetched.",
         ),
         choice(
             "variant",
             VARIANTS,
             "Which training the model had; it sets the defaults. auto reads the file, then its name. "
-            f"Steps: {per_variant(lambda v: v.steps)}. Shift: {per_variant(lambda v: v.shift)}.",
+            f"Steps: {per_variant(lambda v: v.steps)}. Shift: {per_variant(lambda v: v.shift)}. "
+            f"Guidance: {per_variant(lambda v: v.guidance)}.",
+        ),
+        choice(
+            "conditioner",
+            folders.conditioner_names(),
+            "What reads text and timbre beside the decoder. auto: the same file; for a file with a decoder only, such "
+            "as ComfyUI's ModelSave writes, the one model here that has the same sizes.",
+            advanced=True,
         ),
         choice(
             "text_encoder",
-            folders.weight_names("text_encoders"),
-            "What reads the caption (Qwen3 0.6B). auto: the model folder's own, else the one in "
-            "models/text_encoders that fits.",
+            folders.text_encoder_names(),
+            "What reads the caption (Qwen3 0.6B). auto: the model's own, else the one in models/text_encoders that "
+            "fits.",
         ),
         choice(
             "vae",
-            folders.weight_names("vae"),
-            "What turns latents into 48 kHz sound. auto: the model folder's own, else the one in models/vae that fits.",
+            folders.vae_names(),
+            "What turns latents into 48 kHz sound. auto: the model's own, else the one in models/vae that fits.",
         ),
         choice(
             "precision",
@@ -84,17 +128,27 @@ def _inputs() -> list[Any]:
             "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower.",
             advanced=True,
         ),
+        socket(
+            io.Boolean,
+            "download",
+            default=False,
+            tooltip="Fetches what is missing of this model from Hugging Face, once: decoder, text encoder, VAE. "
+            "Off: nothing is ever fetched.",
+        ),
     ]
 
 
 def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]:
     """The values really used, one line each."""
     defaults, config = variant_named(guess.name), loaded.conditioner.config
+    parts = "" if sources.conditioner is sources.decoder else f"conditioner: {sources.conditioner.path.name}"
     return (
         f"model: {sources.decoder.path.name} ({config.num_hidden_layers} layers of width {config.hidden_size})",
         f"variant: {guess.name} ({guess.why}): {defaults.steps} steps, shift {defaults.shift:g}, "
         f"guidance {defaults.guidance:g}",
         f"precision: {NAMES[loaded.dtype]} on {loaded.device}, VAE {NAMES[loaded.vae.dtype]}",
+        parts,
         f"text encoder: {sources.text_encoder.path.name}",
+        *doubles(sources),
         f"VAE: {sources.vae.path.name}",
     )

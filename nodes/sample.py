@@ -7,10 +7,18 @@ from typing import Any
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.pipelines.generate import SongMeta, generate
-from ..acestep_models.sampling.schedule import DEFAULT_SOLVER, MAX_SHIFT, MAX_STEPS, parse_times
+from ..acestep_models.sampling.dcw import DCW, DCW_MODES
+from ..acestep_models.sampling.schedule import (
+    DEFAULT_SOLVER,
+    GUIDANCE_CHOICES,
+    MAX_CLAMP,
+    MAX_SCALE,
+    MAX_SHIFT,
+    MAX_STEPS,
+    parse_times,
+)
 from ..acestep_models.sampling.schedule import SamplingOptions as Options
 from ..acestep_models.sampling.solvers import SOLVERS
-from ..acestep_models.tasks import Variant
 from ..acestep_models.units import frames_to_seconds
 from .host.decoder import HostDecoder
 from .host.latents import latent
@@ -23,10 +31,14 @@ from .widgets import (
     choice,
     conditioner_input,
     decimal,
+    describe_schedule,
     given,
     per_variant,
+    sampling_input,
     seed_input,
 )
+
+OFF, MOST_EMA = "off", 0.99
 
 
 class SamplingOptions(io.ComfyNode):
@@ -34,49 +46,151 @@ class SamplingOptions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Steps, shift, times, solver."""
+        """Times, solver, guidance and two corrections; all may stay as they are."""
         return schema(
             node_id="ACEStepSamplingOptions",
             display_name="ACE-Step 1.5 Sampling Options",
-            description="Overrides how DiTSample samples. Leave it out, or leave values on auto, "
+            description="Overrides how DiTSample, Guider and Schedule sample. Leave it out, or leave values on auto, "
             "for what the loaded variant was trained with.",
-            search_aliases=["steps", "shift", "scheduler", "sampler settings"],
-            inputs=[
-                socket(
-                    io.Int,
-                    "steps",
-                    default=AUTO_NUMBER,
-                    min=AUTO_NUMBER,
-                    max=MAX_STEPS,
-                    tooltip=f"Decoder calls; more take longer. {AUTO_NUMBER} = auto: {per_variant(lambda v: v.steps)}.",
-                ),
-                decimal(
-                    "shift",
-                    float(AUTO_NUMBER),
-                    (float(AUTO_NUMBER), MAX_SHIFT, 0.1),
-                    "Above 1: more steps for the structure of the song, fewer for its detail. "
-                    f"{AUTO_NUMBER} = auto, the model's own: {per_variant(lambda v: v.shift)}.",
-                ),
-                socket(
-                    io.String,
-                    "times",
-                    default="",
-                    advanced=True,
-                    tooltip='Explicit times from noise (1) to music (0), such as "0.97, 0.76, 0.5, 0.28". '
-                    "They replace steps and shift. Empty = auto.",
-                ),
-                choice("solver", SOLVERS, "How a step is taken. auto: euler.", advanced=True),
-            ],
-            outputs=[out(Sampling, "sampling", "Settings for DiTSample.")],
+            search_aliases=["steps", "shift", "scheduler", "sampler settings", "cfg", "guidance", "apg"],
+            inputs=[*_times(), *_guidance(), *_corrections()],
+            outputs=[out(Sampling, "sampling", "Settings for DiTSample, Guider and Schedule.")],
         )
 
     @classmethod
-    def execute(cls, steps: int, shift: float, times: str, solver: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        steps: int,
+        shift: float,
+        times: str,
+        solver: str,
+        guidance: str,
+        scale: float,
+        interval_start: float,
+        interval_end: float,
+        clamp: float,
+        ema: float,
+        dcw: str,
+    ) -> io.NodeOutput:
         """The options, checked."""
-        options = Options(given(steps), given(shift), parse_times(times), given(solver) or DEFAULT_SOLVER)
-        values = {"steps": options.steps, "shift": options.shift, "times": times.strip() or None}
-        text = ", ".join(f"{name}: {AUTO if value is None else value}" for name, value in values.items())
-        return io.NodeOutput(options, ui=report(f"{text}, solver: {options.solver}"))
+        options = Options(
+            given(steps),
+            given(shift),
+            parse_times(times),
+            given(solver) or DEFAULT_SOLVER,
+            guidance,
+            given(scale),
+            (interval_start, interval_end),
+            clamp,
+            ema,
+            None if dcw == OFF else DCW(dcw),
+        )
+        return io.NodeOutput(options, ui=report(*_settings(options, times)))
+
+
+def _settings(options: Options, times: str) -> tuple[str, ...]:
+    values = {"steps": options.steps, "shift": options.shift, "times": times.strip() or None}
+    text = ", ".join(f"{name}: {AUTO if value is None else value}" for name, value in values.items())
+    scale = AUTO if options.scale is None else f"{options.scale:g}"
+    return (f"{text}, solver: {options.solver}", f"guidance: {options.guidance}, scale: {scale}")
+
+
+def _times() -> list[Any]:
+    return [
+        socket(
+            io.Int,
+            "steps",
+            default=AUTO_NUMBER,
+            min=AUTO_NUMBER,
+            max=MAX_STEPS,
+            tooltip=f"Decoder calls; more take longer. {AUTO_NUMBER} = auto: {per_variant(lambda v: v.steps)}.",
+        ),
+        decimal(
+            "shift",
+            float(AUTO_NUMBER),
+            (float(AUTO_NUMBER), MAX_SHIFT, 0.1),
+            "Above 1: more steps for the structure of the song, fewer for its detail. "
+            f"{AUTO_NUMBER} = auto, the model's own: {per_variant(lambda v: v.shift)}.",
+        ),
+        socket(
+            io.String,
+            "times",
+            default="",
+            advanced=True,
+            tooltip='Explicit times from noise (1) to music (0), such as "0.97, 0.76, 0.5, 0.28". '
+            "They replace steps and shift. Empty = auto.",
+        ),
+        choice(
+            "solver",
+            SOLVERS,
+            "How a step is taken in DiTSample. auto: euler. heun calls the decoder twice a step and is more exact; "
+            "sde adds fresh noise at every step.",
+            advanced=True,
+        ),
+    ]
+
+
+def _guidance() -> list[Any]:
+    return [
+        socket(
+            io.Combo,
+            "guidance",
+            options=list(GUIDANCE_CHOICES),
+            default=AUTO,
+            tooltip="How the song is pushed away from nothing in particular. auto: apg where the scale is above 1. "
+            "apg keeps the sound clean at high scales, cfg is the plain one, adg works with angles. "
+            "turbo variants are always run without.",
+        ),
+        decimal(
+            "scale",
+            float(AUTO_NUMBER),
+            (float(AUTO_NUMBER), MAX_SCALE, 0.1),
+            "How closely the song follows the text; above 1 each step takes twice the time. "
+            f"{AUTO_NUMBER} = auto: {per_variant(lambda v: v.guidance)}.",
+        ),
+        decimal(
+            "interval_start",
+            0.0,
+            (0.0, 1.0, 0.01),
+            "Guidance acts from this time upwards; 0 is music. Times below it take half the time.",
+            advanced=True,
+        ),
+        decimal(
+            "interval_end",
+            1.0,
+            (0.0, 1.0, 0.01),
+            "Guidance acts up to this time; 1 is noise. Times above it take half the time.",
+            advanced=True,
+        ),
+    ]
+
+
+def _corrections() -> list[Any]:
+    return [
+        decimal(
+            "clamp",
+            0.0,
+            (0.0, MAX_CLAMP, 0.1),
+            "Holds each step below so many times the size of the latents; 1.5 to 3 is usual. 0 = off.",
+            advanced=True,
+        ),
+        decimal(
+            "ema",
+            0.0,
+            (0.0, MOST_EMA, 0.01),
+            "Part of the step before that is mixed into each step; 0.05 to 0.2 is usual. 0 = off.",
+            advanced=True,
+        ),
+        socket(
+            io.Combo,
+            "dcw",
+            options=[OFF, *DCW_MODES],
+            default=OFF,
+            advanced=True,
+            tooltip="Wavelet correction after each step, in DiTSample: of the slow part of the latents (low), the fast "
+            "one (high), both (double), or without wavelets (pix).",
+        ),
+    ]
 
 
 class DiTSample(io.ComfyNode):
@@ -95,12 +209,7 @@ class DiTSample(io.ComfyNode):
                 conditioner_input(),
                 blueprint_input(),
                 seed_input(),
-                socket(
-                    Sampling,
-                    "sampling",
-                    optional=True,
-                    tooltip="From SamplingOptions. Not connected: the defaults of the loaded variant.",
-                ),
+                sampling_input(),
             ],
             outputs=[out(io.Latent, "latent", "The song as latents, 25 frames a second, for DecodeAudio.")],
         )
@@ -117,18 +226,14 @@ class DiTSample(io.ComfyNode):
         """Encode, sample, and say with what."""
         decoder = HostDecoder(model, seed)
         song = generate(HostRuntime(), decoder, conditioner, blueprint, sampling or Options(), seed)
-        text = _describe(song.meta, decoder.variant)
+        text = _describe(song.meta)
         return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))
 
 
-def _describe(meta: SongMeta, variant: Variant) -> tuple[str, ...]:
-    schedule = meta.schedule
-    how = "explicit times" if schedule.shift is None else f"shift {schedule.shift:g}"
-    unguided = f"made without guidance; this variant is used to {variant.guidance:g}" if variant.guidance > 1 else ""
+def _describe(meta: SongMeta) -> tuple[str, ...]:
     return (
-        f"{schedule.steps} steps, {how}, {schedule.solver}, guidance 1",
+        *describe_schedule(meta.schedule),
         f"{len(meta.seeds)} song(s) of {frames_to_seconds(meta.frames):g} s",
         f"seed: {', '.join(str(seed) for seed in meta.seeds)}",
-        unguided,
-        *schedule.notes,
+        *meta.schedule.notes,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import comfy.samplers
@@ -14,10 +13,10 @@ from torch import Tensor
 from ...acestep_models.pipelines.encode import ConditionBatch
 from ...acestep_models.pipelines.generate import Solve
 from ...acestep_models.runtime import Runtime
+from ...acestep_models.sampling.schedule import Schedule
 from ...acestep_models.tasks import Variant
-from .models import CONTEXT, NULL, TOKEN_MASK, flow_shift, song_model
-
-Conditioning = list[list[Any]]
+from .guider import CORRECTOR, Conditioning, SongGuider, model_defaults
+from .models import CONTEXT, NULL, TOKEN_MASK
 
 
 def conditioning(batch: ConditionBatch) -> tuple[Conditioning, Conditioning]:
@@ -36,32 +35,28 @@ class HostDecoder:
     """The core's `Decoder` for a MODEL wire."""
 
     def __init__(self, model: Any, seed: int) -> None:
-        self._patcher, self._model, self._seed = model, song_model(model), seed
+        self._patcher, self._seed = model, seed
+        self._variant, self._shift = model_defaults(model)
 
     @property
     def variant(self) -> Variant:
         """What it was trained for."""
-        return self._model.variant
+        return self._variant
 
     @property
     def shift(self) -> float:
         """The shift that the model carries: the variant's, or what a ModelSampling node put there."""
-        return flow_shift(self._patcher.get_model_object("model_sampling"))
+        return self._shift
 
-    def run(
-        self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, times: Sequence[float], solve: Solve
-    ) -> Tensor:
+    def run(self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, schedule: Schedule, solve: Solve) -> Tensor:
         """Latents [B, 64, T]: a sampling run of the host whose sampler is `solve`."""
-        positive, negative = conditioning(batch)
-        guider = comfy.samplers.CFGGuider(self._patcher)
-        guider.set_conds(positive, negative)
-        guider.set_cfg(1.0)
+        guider = SongGuider(self._patcher, *conditioning(batch), schedule)
         latents: Tensor = guider.sample(
             noise,
             torch.zeros_like(noise),
             comfy.samplers.KSAMPLER(_sampler(runtime, noise, solve)),
-            torch.tensor(times),
-            callback=latent_preview.prepare_callback(self._patcher, len(times) - 1),
+            torch.tensor(schedule.times),
+            callback=latent_preview.prepare_callback(self._patcher, schedule.steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=self._seed,
         )
@@ -76,9 +71,10 @@ def _sampler(runtime: Runtime, noise: Tensor, solve: Solve) -> Any:
     """
 
     def sampler(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
-        def velocity(x: Tensor, t: float) -> Tensor:
+        def velocity(x: Tensor, t: float, *, corrector: bool = False) -> Tensor:
             sigma = torch.full((x.shape[0],), t, device=x.device)
-            denoised: Tensor = model(x, sigma, **extra_args)
+            options = {**extra_args["model_options"], CORRECTOR: corrector}
+            denoised: Tensor = model(x, sigma, **{**extra_args, "model_options": options})
             return (x - denoised) / t
 
         def on_step(done: int, music: Tensor, x: Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_management as management
 import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.utils
 import torch
 from torch import nn
@@ -47,7 +48,21 @@ def patcher(
     """The module under the memory manager. The class is looked up now: newer hosts replace it at start."""
     plain = comfy.model_patcher.ModelPatcher
     kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-    return kind(module, load_device=load_device, offload_device=offload_device)
+    owner = kind(module, load_device=load_device, offload_device=offload_device)
+    owner.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, patch_raw_parameters)
+    return owner
+
+
+def patch_raw_parameters(owner: Any, *how: Any) -> None:
+    """Merge and LoRA patches for parameters beside layers, such as the decoder's scale_shift_table.
+
+    The host patches the weights of leaf modules and passes over these without a word. It takes what is in `backup`
+    back by itself.
+    """
+    for key in owner.patches:
+        module = owner.model.get_submodule(key.rpartition(".")[0])
+        if key not in owner.backup and any(True for child in module.children() for _ in child.parameters()):
+            owner.patch_weight_to_device(key)
 
 
 def handle(module: M, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device) -> Handle[M]:

@@ -22,6 +22,21 @@ SHORT = {
 }
 
 
+UNSET = {
+    "steps": -1,
+    "shift": -1.0,
+    "times": "",
+    "solver": "auto",
+    "guidance": "auto",
+    "scale": -1.0,
+    "interval_start": 0.0,
+    "interval_end": 1.0,
+    "clamp": 0.0,
+    "ema": 0.0,
+    "dcw": "off",
+}
+
+
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     """One node of a prompt."""
     return {"class_type": kind, "inputs": inputs}
@@ -29,8 +44,8 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 def load(**changes: Any) -> dict[str, Any]:
     """LoadDiT with everything on auto."""
-    auto = dict.fromkeys(("variant", "text_encoder", "vae", "precision"), "auto")
-    return node("ACEStepLoadDiT", **{"model": MODEL, **auto, **changes})
+    auto = dict.fromkeys(("variant", "conditioner", "text_encoder", "vae", "precision"), "auto")
+    return node("ACEStepLoadDiT", **{"model": MODEL, **auto, "download": False, **changes})
 
 
 def song(seed: int = 7, loader: dict[str, Any] | None = None, **changes: Any) -> Prompt:
@@ -107,6 +122,18 @@ def shifted(prompt: Prompt, shift: float) -> Prompt:
 
 def with_options(prompt: Prompt, **options: Any) -> Prompt:
     """The same with SamplingOptions on DiTSample."""
-    values = {"steps": -1, "shift": -1.0, "times": "", "solver": "auto", **options}
+    values = {**UNSET, **options}
     sample = {**prompt[SAMPLE], "inputs": {**prompt[SAMPLE]["inputs"], "sampling": [OPTIONS, 0]}}
     return {**prompt, OPTIONS: node("ACEStepSamplingOptions", **values), SAMPLE: sample}
+
+
+def guided_custom(prompt: Prompt) -> Prompt:
+    """The same song through SamplerCustomAdvanced with our Guider and Schedule, and the options of DiTSample."""
+    options = {"sampling": [OPTIONS, 0]} if OPTIONS in prompt else {}
+    custom = sampler_custom(prompt)
+    conditionings = {"positive": [ENCODE, 0], "negative": [ENCODE, 1]}
+    return {
+        **custom,
+        "21": node("ACEStepSchedule", model=[LOAD, 0], **options),
+        "23": node("ACEStepGuider", model=[LOAD, 0], **conditionings, **options),
+    }

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import prompts as p
 import pytest
 from badfiles import write_bad_files
-from hostlib import RELEASED
+from hostlib import MODEL, RELEASED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +52,8 @@ BAD_FILES = {
     "model is gone": ({"model": "gone.safetensors"}, ("gone.safetensors", "diffusion_models", "Comfy-Org")),
     "variant unknown": ({"model": "bad_nameless.safetensors"}, ("bad_nameless", "choose the variant", "turbo")),
     "variant wrong": ({"variant": "warp"}, ("variant", "warp", "turbo")),
+    "not fetched": ({"model": "acestep-v15-xl-base (download)"}, ("xl-base", "GB", "switch download on")),
+    "conditioner is gone": ({"conditioner": "gone.safetensors"}, ("conditioner", "gone.safetensors")),
     "precision wrong": ({"precision": "fp16"}, ("precision", "fp16", "bf16", "fp32")),
     "image VAE": ({"vae": "bad_image_vae.safetensors"}, ("bad_image_vae", "image", "ace_1.5_vae")),
     "44.1 kHz VAE": ({"vae": "bad_44100_vae.safetensors"}, ("bad_44100_vae", "44.1 kHz")),
@@ -185,13 +187,16 @@ def test_bad_level_is_named(host, settings, words):
     check_refused(host, prompt, *words)
 
 
-def test_a_saved_decoder_says_what_it_lacks(host, base):
+def test_a_saved_decoder_lists_the_models_that_have_the_rest(host, base):
     saved = {**p.latent_only(p.song(), "x"), "60": p.node("ModelSave", model=[p.LOAD, 0], filename_prefix="bad_saved")}
     assert host.run(saved, targets=["60"]).ok
     (file,) = (base / "output").glob("bad_saved*.safetensors")
     file.rename(base / "models/diffusion_models/bad_saved.safetensors")
-    words = ("bad_saved.safetensors", "decoder and nothing else", "ModelSave", "merge in the graph")
+    words = ("bad_saved.safetensors", "decoder and nothing else", "Several models fit", MODEL, "choose")
     check_refused(host, loaded(model="bad_saved.safetensors", variant="turbo"), *words)
+    run = host.run(loaded(model="bad_saved.safetensors", variant="turbo", conditioner=MODEL))
+    assert run.ok, run.message
+    assert f"conditioner: {MODEL}" in run.text(p.LOAD)
 
 
 def test_latent_of_another_length_is_refused(host):

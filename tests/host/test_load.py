@@ -11,7 +11,7 @@ import pytest
 from hostlib import ROOT
 
 SCHEMAS = Path(__file__).parent / "schemas"
-LISTED = ("model", "text_encoder", "vae")  # combos whose options are files
+LISTED = ("model", "conditioner", "text_encoder", "vae")  # combos whose options are files
 
 
 def listed_ids() -> list[str]:
@@ -84,6 +84,8 @@ def test_models_are_listed_from_all_places(host):
     options = {name: spec[name][1]["options"] for name in LISTED}
     assert "acestep_v1.5_turbo.safetensors" in options["model"]  # through extra_model_paths.yaml
     assert "acestep_tiny_diffusers" in options["model"]  # a folder in diffusers layout
+    assert "acestep-v15-base (download)" in options["model"]  # a released model that is not there
     assert not any("diffusion_pytorch_model" in name for name in options["model"])
-    assert options["text_encoder"][0] == options["vae"][0] == "auto"
+    assert options["text_encoder"][0] == options["vae"][0] == options["conditioner"][0] == "auto"
+    assert "acestep_v1.5_turbo.safetensors" in options["conditioner"]
     assert "qwen_0.6b_ace15.safetensors" in options["text_encoder"] and "ace_1.5_vae.safetensors" in options["vae"]

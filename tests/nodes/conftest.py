@@ -62,13 +62,14 @@ def core(pack):
 
 @pytest.fixture
 def model_folders(pack, monkeypatch):
-    """model_folders(diffusion_models=dir, ...) makes these the host's only folders of their kind."""
+    """model_folders(diffusion_models=dir or [dirs], ...) makes these the host's only folders of their kind."""
     import folder_paths
 
     def use(**places):
         table = dict(folder_paths.folder_names_and_paths)
-        for category in ("diffusion_models", "diffusers", "text_encoders", "vae"):
-            folders = [str(places[category])] if category in places else []
+        for category in ("diffusion_models", "diffusers", "checkpoints", "text_encoders", "vae"):
+            given = places.get(category, [])
+            folders = list(map(str, given if isinstance(given, list) else [given]))
             table[category] = (folders, table[category][1])
         monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
         monkeypatch.setattr(folder_paths, "filename_list_cache", {})
@@ -82,7 +83,7 @@ def loaded(pack, model_folders, tiny_2b_split):
     """The tiny model as LoadDiT gives it out."""
     root = tiny_2b_split.model.parents[1]
     model_folders(**{name: root / name for name in ("diffusion_models", "text_encoders", "vae")})
-    sources = pack("host.sources").find_sources(tiny_2b_split.model.name, "auto", "auto")
+    sources = pack("host.sources").find_sources(tiny_2b_split.model.name)
     return pack("host.loader").load(sources, "turbo", "fp32")
 
 

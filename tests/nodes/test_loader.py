@@ -31,7 +31,7 @@ def load(pack, tiny_2b_split, model_folders, tmp_path):
         for folder, file in zip(FOLDERS, (tiny.model, tiny.text_encoder, tiny.vae), strict=True):
             copy(file, tmp_path / folder / file.name, change)
         model_folders(**{name: tmp_path / name for name in FOLDERS})
-        sources = pack("host.sources").find_sources(tiny.model.name, "auto", "auto")
+        sources = pack("host.sources").find_sources(tiny.model.name)
         return pack("host.loader").load(sources, "turbo", precision)
 
     return run

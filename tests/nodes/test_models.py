@@ -139,6 +139,42 @@ def test_a_lora_changes_the_song_and_leaves_the_parent_alone(pack, core, loaded,
     assert torch.equal(sample(pack, core, loaded, (song(core),)), before)
 
 
+RAW = "diffusion_model.decoder.scale_shift_table"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9], ids=["whole", "streamed"])
+def test_patches_reach_parameters_beside_layers(pack, core, loaded, fake_gpu, relative_error, share):
+    """The host itself patches only layers, so a merge would keep the first model's tables without a word."""
+    import comfy.model_management as management
+
+    fake_gpu(1 << 40)
+    before = sample(pack, core, loaded, (song(core),))
+    table, size = loaded.model.model.diffusion_model.decoder.scale_shift_table.clone(), loaded.model.model_size()
+    patched = loaded.model.clone()
+    delta = 0.5 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
+    assert patched.add_patches({RAW: (delta,)}) == [RAW]
+    fake_gpu(1 << 40 if share == 1.0 else int(size * share))
+    changed = sample(pack, core, SimpleNamespace(model=patched, conditioner=loaded.conditioner), (song(core),))
+    assert relative_error(changed, before) > 1e-3
+    assert torch.equal(loaded.model.model.diffusion_model.decoder.scale_shift_table, table + delta)
+    fake_gpu(1 << 40)
+    assert torch.equal(sample(pack, core, loaded, (song(core),)), before)
+    management.free_memory(1e30, loaded.model.load_device)
+    assert torch.equal(loaded.model.model.diffusion_model.decoder.scale_shift_table, table)
+
+
+def test_compiled_model_is_used_by_dit_sample(pack, core, loaded, relative_error):
+    """TorchCompileModel with a backend that only counts what it is given."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    graphs = []
+    compiled = loaded.model.clone()
+    set_torch_compile_wrapper(model=compiled, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    before = sample(pack, core, loaded, (song(core),))
+    after = sample(pack, core, SimpleNamespace(model=compiled, conditioner=loaded.conditioner), (song(core),))
+    assert graphs and relative_error(after, before) < 1e-5
+
+
 def test_a_model_of_another_kind_is_refused(pack):
     other = SimpleNamespace(model=torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="expected an ACE-Step 1.5 decoder, got Linear; connect"):

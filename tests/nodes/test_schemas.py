@@ -9,7 +9,17 @@ from types import SimpleNamespace
 import pytest
 from hostlib import ROOT
 
-NODES = ("LoadDiT", "Blueprint", "SamplingOptions", "EncodeSong", "DiTSample", "DecodeAudio", "Loudness")
+NODES = (
+    "LoadDiT",
+    "Blueprint",
+    "SamplingOptions",
+    "EncodeSong",
+    "Guider",
+    "Schedule",
+    "DiTSample",
+    "DecodeAudio",
+    "Loudness",
+)
 
 
 @pytest.fixture(params=NODES)
@@ -56,7 +66,7 @@ def test_sockets_are_in_the_order_of_execute(schema, pack):
 def test_tooltips_list_every_variant_with_its_number(pack, core):
     tips = {socket.id: socket.tooltip for socket in pack("").SamplingOptions.define_schema().inputs}
     for name, variant in core("tasks").VARIANTS.items():
-        for socket, number in (("steps", variant.steps), ("shift", variant.shift)):
+        for socket, number in (("steps", variant.steps), ("shift", variant.shift), ("scale", variant.guidance)):
             group = next(part for part in re.split(r"[:;] ", tips[socket]) if re.search(rf"\b{name}(,|\.|$)", part))
             assert group.startswith(f"{number:g} for "), (name, tips[socket])
 
