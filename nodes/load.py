@@ -132,7 +132,8 @@ def _inputs() -> list[Any]:
             io.Boolean,
             "download",
             default=False,
-            tooltip="Fetches what is missing of this model from Hugging Face, once: decoder, text encoder, VAE. "
+            tooltip="Fetches what is missing of this model from Hugging Face, once: decoder, text encoder, VAE "
+            f"({fetching.note('acestep-v15-turbo')}; {fetching.note('acestep-v15-xl-turbo')}). "
             "Off: nothing is ever fetched.",
         ),
     ]
@@ -141,7 +142,11 @@ def _inputs() -> list[Any]:
 def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]:
     """The values really used, one line each."""
     defaults, config = variant_named(guess.name), loaded.conditioner.config
-    parts = "" if sources.conditioner is sources.decoder else f"conditioner: {sources.conditioner.path.name}"
+    parts = (
+        ""
+        if sources.conditioner is sources.decoder
+        else (f"conditioner: {sources.conditioner.path.name}; choose another one if the decoder was not made from it")
+    )
     return (
         f"model: {sources.decoder.path.name} ({config.num_hidden_layers} layers of width {config.hidden_size})",
         f"variant: {guess.name} ({guess.why}): {defaults.steps} steps, shift {defaults.shift:g}, "

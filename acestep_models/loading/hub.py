@@ -164,6 +164,7 @@ def fetch(wanted: DownloadPlan, runtime: Runtime) -> tuple[Path, ...]:
         ACEStepError: for a full disk, a network or hub that fails, or a file with another size or hash than the hub
             promised; says what to do.
     """
+    _check_places(wanted, runtime)
     _check_room(wanted)
     done = 0
     for group in wanted.groups:
@@ -208,7 +209,7 @@ def _check_content(file: RemoteFile, runtime: Runtime) -> None:
     problem = None
     if file.bytes is not None and got != file.bytes:
         problem = f"{got:,} bytes arrived, the hub promised {file.bytes:,}"
-    elif (promised := file.sha256 or file.sha1) and (digest := _digest(file, runtime)) != promised:
+    elif (promised := file.sha256 or file.sha1) and (digest := _digest(file, file.part, runtime)) != promised:
         problem = f"its hash is {digest}, the hub promised {promised}"
     if problem:
         file.part.unlink()
@@ -218,14 +219,25 @@ def _check_content(file: RemoteFile, runtime: Runtime) -> None:
         )
 
 
-def _digest(file: RemoteFile, runtime: Runtime) -> str:
-    """The file's hash, of the kind the hub named."""
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {file.part.stat().st_size}\0".encode())
-    with file.part.open("rb") as content:
+def _digest(file: RemoteFile, path: Path, runtime: Runtime) -> str:
+    """The hash of what lies at `path`, of the kind the hub named for the file."""
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
+    with path.open("rb") as content:
         while chunk := content.read(HASH_BYTES):
             runtime.check_cancelled()
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _check_places(wanted: DownloadPlan, runtime: Runtime) -> None:
+    """Refuse to replace a file that is there already, unless it is the very one (left by a run that was cut off)."""
+    for file in wanted.files:
+        promised = file.sha256 or file.sha1
+        if file.target.exists() and not (promised and _digest(file, file.target, runtime) == promised):
+            raise ValueError(
+                f"{file.target}: there is a file already, and it is not what {file.repo} publishes (quantised, changed "
+                "or damaged), so nothing was fetched. Move it away, or choose the files to use by hand"
+            )
 
 
 def _install(file: RemoteFile) -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     reply: dict[str, Any]
     try:
         reply = {"ok": list_repo(request) if request["task"] == "list" else download(request)}
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         reply = {"error": {"kind": "client", "detail": str(error)}}
     except _failures() as error:
         reply = {"error": explain(error)}

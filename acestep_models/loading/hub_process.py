@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -133,9 +134,16 @@ def _error(what: str, error: dict[str, Any]) -> HubError:
     else:
         why, remedy = REMEDIES[error["kind"]]
     missing = status in (401, 404)
-    return HubError(f"{what}: {why}. {remedy}. (endpoint {endpoint()}; {error.get('detail', '')})", missing)
+    return HubError(
+        f"{what}: {why}. {remedy}. (endpoint {endpoint()}; {without_secrets(str(error.get('detail', '')))})", missing
+    )
 
 
 def endpoint() -> str:
     """Where the client asks: the hub, or the mirror of HF_ENDPOINT."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    return without_secrets(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+def without_secrets(text: str) -> str:
+    """`text` with addresses that carry neither a password nor the signature of a link."""
+    return re.sub(r"(https?://)(?:[^/@\s]*@)?([^\s?'\"]*)(?:\?[^\s'\"]*)?", r"\1\2", text)

@@ -109,7 +109,7 @@ def _turned(
     music = turn.cos() * cond + turn.sin() / angle.sin() * away
     if keep_norm:
         wanted, found = (torch.linalg.vector_norm(part, dim=TIME, keepdim=True) for part in (cond, music))
-        music = music * wanted / found
+        music = music * wanted / found.clamp(min=TINY)
     velocity: Tensor = (fine - music) / t
     return velocity.to(x.device, v_cond.dtype)
 

@@ -33,6 +33,7 @@ def euler(velocity: Velocity, x: Tensor, t: float, t_next: float, draw: Draw) ->
 def heun(velocity: Velocity, x: Tensor, t: float, t_next: float, draw: Draw) -> tuple[Tensor, Tensor]:
     """A step along the mean of the velocities at both of its ends, two calls; the last step takes one.
 
+    Upstream's base model looks ahead to t = 0 too; there the host's models cannot be asked, and turbo is not.
     The estimate of the music is that of the first look.
     """
     if t_next <= 0.0:

@@ -27,11 +27,14 @@ def zoo_names() -> list[str]:
 
 
 def on_disk(model: str) -> str | None:
-    """The entry of `folders.model_names` that a released model has here, None without one; other names stay."""
-    if model not in ZOO:
+    """The entry of `folders.model_names` that a released model has here, None without one; other names stay.
+
+    A folder of exactly that name is meant before any other file of the model.
+    """
+    there = folders.model_names()
+    if model not in ZOO or model in there:
         return model
     targets = [source.target for source in ZOO[model].part.sources]
-    there = folders.model_names()
     found = (name for target in targets for name in there if _last(name) == target)
     return next(found, None)
 

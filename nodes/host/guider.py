@@ -48,7 +48,10 @@ class SongGuider(comfy.samplers.CFGGuider):
     def sample(self, *args: Any, **given: Any) -> Tensor:
         """A sampling run, which begins with a guidance that remembers nothing."""
         self._guide = self._schedule.guide()
-        samples: Tensor = super().sample(*args, **given)
+        try:
+            samples: Tensor = super().sample(*args, **given)
+        finally:
+            self._guide = self._schedule.guide()  # the old one holds tensors on the card
         return samples
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:

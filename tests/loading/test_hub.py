@@ -22,6 +22,7 @@ from hubserver import Hub, serve, sha256  # noqa: E402
 from acestep_models.errors import ACEStepError, Cancelled  # noqa: E402
 from acestep_models.loading import hub as downloads  # noqa: E402
 from acestep_models.loading import hub_process  # noqa: E402
+from acestep_models.loading.hub_process import without_secrets
 from acestep_models.loading.zoo import COMFY, MAIN, TEXT_ENCODER, VAE, ZOO, readable  # noqa: E402
 from acestep_models.runtime import PlainRuntime  # noqa: E402
 
@@ -347,6 +348,33 @@ def test_wrong_size_is_thrown_away(hub, models):
     with pytest.raises(ACEStepError, match=r"not the size that the hub promised.*Run again"):
         only_decoder(models)
     assert_nothing_looks_complete(models)
+
+
+def test_a_file_of_the_user_is_never_replaced(hub, models):
+    target = models.folders["diffusion_models"] / "acestep_v1.5_turbo.safetensors"
+    target.write_bytes(b"my own quantised file")
+    with pytest.raises(ValueError, match=r"acestep_v1.5_turbo.safetensors: there is a file already.*Move it away"):
+        only_decoder(models)
+    assert target.read_bytes() == b"my own quantised file"
+
+
+def test_the_very_file_may_lie_there_already(hub, models):
+    target = models.folders["diffusion_models"] / "acestep_v1.5_turbo.safetensors"
+    target.write_bytes(hub.repos[COMFY][TURBO])
+    only_decoder(models)
+    assert target.read_bytes() == hub.repos[COMFY][TURBO]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://huggingface.co", "https://huggingface.co"),
+        ("https://me:secret@mirror.example/hf", "https://mirror.example/hf"),
+        ("GET 'https://cdn.example/a/b?X-Signature=abc&x=1' failed", "GET 'https://cdn.example/a/b' failed"),
+    ],
+)
+def test_messages_hold_no_secrets(text, shown):
+    assert without_secrets(text) == shown
 
 
 def test_offline_setting_is_honoured(hub, models, monkeypatch):

@@ -95,6 +95,14 @@ def test_off_loads_what_is_there_without_network(pack, hub, empty, no_network):
         load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", False)
 
 
+def test_a_folder_of_the_very_name_is_what_was_chosen(pack, empty, tiny_2b_diffusers, tiny_2b_split):
+    (empty["diffusion_models"] / "acestep_v1.5_turbo.safetensors").symlink_to(tiny_2b_split.model)
+    on_disk = pack("host.download").on_disk
+    assert on_disk("acestep-v15-turbo") == "acestep_v1.5_turbo.safetensors"
+    (empty["diffusion_models"] / "acestep-v15-turbo").symlink_to(tiny_2b_diffusers.model, target_is_directory=True)
+    assert on_disk("acestep-v15-turbo") == "acestep-v15-turbo"
+
+
 def test_import_brings_neither_client_nor_network():
     """A fresh Python, guarded from its first line: the whole core, no huggingface_hub, no socket."""
     code = """
