@@ -26,6 +26,8 @@ from acestep_models.loading.hub_process import without_secrets
 from acestep_models.loading.zoo import COMFY, MAIN, TEXT_ENCODER, VAE, ZOO, readable  # noqa: E402
 from acestep_models.runtime import PlainRuntime  # noqa: E402
 
+pytestmark = pytest.mark.slow  # half a minute of servers and processes
+
 KEYS = Path(__file__).resolve().parents[1] / "oracles" / "keys"
 CHUNK = 10 << 20  # the client writes in such pieces; what is in the air when the line breaks is lost
 TURBO = "split_files/diffusion_models/acestep_v1.5_turbo.safetensors"
