@@ -124,7 +124,7 @@ def save(path: Path, tensors: State, metadata: Mapping[str, str] | None = None) 
     """Write a safetensors file under a temporary name, flush and rename it, so that nobody meets half a file."""
     whole = {key: value.contiguous() for key, value in tensors.items()}
     with replacing(path) as temporary:
-        save_file(whole, temporary, {"format": "pt", **(metadata or {})})
+        save_file(whole, temporary, {**FORMAT, **(metadata or {})})
 
 
 @contextmanager
