@@ -31,6 +31,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     groups = q.shape[1] // k.shape[1]
     if groups == 1:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    if q.shape[2] == 1:
+        return _one_query(q, k, v, mask)
     # Grouped queries have a fused CUDA kernel only in half precision and without a mask; elsewhere torch would
     # fall back to a full matrix of scores, which costs far more than repeated key heads.
     if _HAS_GQA and mask is None and q.dtype in _HALF:
@@ -39,14 +41,38 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causa
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
+def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The query heads of one key head as rows of one query: no key is copied. Alone, a query sees no future.
+
+    q [B, heads, 1, D] -> [B, heads, 1, D].
+    """
+    batch, heads, _, width = q.shape
+    rows = q.reshape(batch, k.shape[1], -1, width)  # [B, kv, heads / kv, D]
+    if mask is not None and mask.ndim > 2 and mask.shape[-3] == heads:
+        mask = mask.unflatten(-3, (k.shape[1], -1)).squeeze(-2)  # [B, kv, heads / kv, Lk]
+    return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask).reshape(q.shape)
+
+
 def cast(parameter: Tensor, like: Tensor) -> Tensor:
     """A raw parameter on the device and in the dtype of the tensor it meets."""
     return parameter.to(device=like.device, dtype=like.dtype)
 
 
+def rows(embedding: nn.Module, start: int, stop: int, like: Tensor) -> Tensor:
+    """Rows start .. stop - 1 of an embedding as the weight of a head, [stop - start, H], on the device and in the
+    dtype of `like`. A view where the table is both already: take it once a run and do not write into it."""
+    table: Tensor = embedding.get_parameter("weight")
+    return table[start:stop].to(device=like.device, dtype=like.dtype)
+
+
+def lies_still(module: nn.Module, like: Tensor) -> bool:
+    """Whether every weight lies on the device of `like` and stays at its address, so that a pass may be recorded."""
+    return all(parameter.device == like.device for parameter in module.parameters())
+
+
 @dataclass(frozen=True)
 class Ops:
-    """Constructors with the signatures of torch.nn (all take `device=` and `dtype=`), and two functions."""
+    """Constructors with the signatures of torch.nn (all take `device=` and `dtype=`), and four functions."""
 
     Linear: Layer = nn.Linear
     Conv1d: Layer = nn.Conv1d
@@ -55,6 +81,8 @@ class Ops:
     Embedding: Layer = nn.Embedding
     attention: Callable[..., Tensor] = attention
     cast: Callable[[Tensor, Tensor], Tensor] = cast
+    rows: Callable[[nn.Module, int, int, Tensor], Tensor] = rows
+    lies_still: Callable[[nn.Module, Tensor], bool] = lies_still
 
 
 TORCH_OPS = Ops()

@@ -36,6 +36,9 @@ class Runtime(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Report `done` of `total` equal pieces of work."""
 
+    def say(self, text: str) -> None:
+        """Show one line about the running work, such as speed and time left; the last one counts."""
+
     def check_cancelled(self) -> None:
         """Raise the host's or our own cancel exception if the user asked to stop."""
 
@@ -45,6 +48,9 @@ class Runtime(Protocol):
     def device(self, handle: Handle[Any]) -> torch.device:
         """The device on which the network's inputs are expected."""
 
+    def loaded_share(self, handle: Handle[Any]) -> float:
+        """How much of a placed network's weights lies on its device, 0 to 1; the rest is fetched at each use."""
+
 
 class PlainRuntime:
     """Runs everything on one device; remembers the last progress pair; cancels when told to."""
@@ -52,11 +58,16 @@ class PlainRuntime:
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self._device = torch.device(device)
         self.last_progress: tuple[int, int] | None = None
+        self.last_words = ""
         self.cancel = False
 
     def progress(self, done: int, total: int) -> None:
         """Keep the pair for whoever asks."""
         self.last_progress = (done, total)
+
+    def say(self, text: str) -> None:
+        """Keep the line for whoever asks."""
+        self.last_words = text
 
     def check_cancelled(self) -> None:
         """Raise `Cancelled` once `cancel` is set."""
@@ -70,3 +81,7 @@ class PlainRuntime:
     def device(self, handle: Handle[Any]) -> torch.device:
         """This runtime's device."""
         return self._device
+
+    def loaded_share(self, handle: Handle[Any]) -> float:
+        """Everything, always."""
+        return 1.0

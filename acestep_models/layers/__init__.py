@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .attention import Attention, LayerCache
+from .attention import Attention, LayerCache, See
 from .blocks import EncoderLayer, FeedForward, parameter, sliding_mask
 from .rotary import Rope, apply_rotary, rotary_table
 from .shape import LayerShape
@@ -14,6 +14,7 @@ __all__ = [
     "LayerCache",
     "LayerShape",
     "Rope",
+    "See",
     "apply_rotary",
     "parameter",
     "rotary_table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -11,12 +12,17 @@ from ..ops import TORCH_OPS, Ops
 from .rotary import Rope, apply_rotary
 from .shape import LayerShape
 
+See = Callable[..., Tensor]
+
 
 class LayerCache(Protocol):
     """Keys and values of the positions that one attention layer has already seen."""
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v [B, kv, L, D] of the new positions; return all that may be attended to [B, kv, L', D]."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, see: See, mask: Tensor | None, causal: bool) -> Tensor:
+        """Store k and v [B, kv, L, D] of the new positions; what q [B, heads, L, D] sees of all of them, like q.
+
+        `see` is `Ops.attention`; `mask` and `causal` are those of the whole pass.
+        """
 
 
 class Attention(nn.Module):
@@ -57,13 +63,14 @@ class Attention(nn.Module):
         """x [B, L, W] -> [B, L, W].
 
         `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys]; `context` [B, keys, W];
-        `causal` (no mask, no context) hides the future; `cache` gets the new keys and values and answers with all.
+        `causal` (no mask, no context) hides the future; `cache` keeps the new keys and values and attends to all.
         """
         q = self._heads(self.q_proj(x), self.q_norm, rope)  # [B, heads, L, D]
         k, v = self.keys_values(x if context is None else context, rope)
-        if cache is not None:
-            k, v = cache.append(k, v)
-        seen = self.ops.attention(q, k, v, mask, causal)  # [B, heads, L, D]
+        if cache is None:
+            seen = self.ops.attention(q, k, v, mask, causal)  # [B, heads, L, D]
+        else:
+            seen = cache.attend(q, k, v, self.ops.attention, mask, causal)  # [B, heads, L, D]
         out: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
         return out
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..layers import See
 from .config import Qwen3Config
 
 
@@ -64,6 +65,28 @@ class KVCache:
             raise ValueError(f"the cache holds {self.length} positions, it cannot be rewound to {length}")
         self.length = length
 
+    def row(self, index: int) -> KVCache:
+        """One text of this cache as a cache of its own in the same memory, with a length of its own."""
+        one = KVCache.__new__(KVCache)
+        one.keys, one.values = self.keys[:, index : index + 1], self.values[:, index : index + 1]
+        one.length = self.length
+        return one
+
+    def copy_from(self, other: KVCache) -> None:
+        """Hold what `other`, of as many texts or of one, holds."""
+        self.length, end = other.length, other.length
+        self.keys[:, :, :, :end] = other.keys[:, :, :, :end]
+        self.values[:, :, :, :end] = other.values[:, :, :, :end]
+
+    def grow(self, capacity: int) -> None:
+        """Move into larger buffers; what is filled stays."""
+        end = self.length
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            new = old.new_empty((*old.shape[:3], capacity, old.shape[4]))
+            new[:, :, :, :end] = old[:, :, :, :end]
+            setattr(self, name, new)
+
 
 @dataclass(frozen=True, eq=False)
 class LayerSlot:
@@ -79,3 +102,18 @@ class LayerSlot:
         self.keys[:, :, self.length : end] = k
         self.values[:, :, self.length : end] = v
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, see: See, mask: Tensor | None, causal: bool) -> Tensor:
+        """As `LayerCache` asks."""
+        return see(q, *self.append(k, v), mask, causal)
+
+
+def visible(past: int, length: int, device: torch.device) -> Tensor | None:
+    """Which keys each of `length` queries after `past` others sees, bool [1, 1, length, past + length].
+
+    None where plain attention, causal from the first position on, says the same.
+    """
+    if past == 0 or length == 1:
+        return None
+    keys = torch.arange(past + length, device=device)
+    return (keys <= keys[past:, None])[None, None]

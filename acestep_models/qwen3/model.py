@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..layers import EncoderLayer, Rope, rotary_table
 from ..ops import TORCH_OPS, Ops
-from .cache import KVCache
+from .cache import KVCache, visible
 from .config import LM_06B, LM_4B, LM_17B, TEXT_ENCODER, Qwen3Config, activation_bytes
+from .packed import PackedTexts
 
 __all__ = ["LM_06B", "LM_17B", "LM_4B", "TEXT_ENCODER", "Qwen3", "Qwen3Config", "activation_bytes"]
 
@@ -68,6 +69,19 @@ class Qwen3(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
+    def packed(self, tokens: Tensor, texts: PackedTexts) -> Tensor:
+        """Hidden states after the final norm of several texts' new tokens in one line: embeddings [T, H] -> [T, H]."""
+        config = self.config
+        rope = rotary_table(
+            0, config.head_dim, config.rope_theta, device=tokens.device, dtype=tokens.dtype, positions=texts.start()
+        )
+        x = tokens[None]  # [1, T, H]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope=rope, cache=texts.layer(index))
+        texts.finish()
+        out: Tensor = self.norm(x)[0]
+        return out
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token of the vocabulary: [..., H] -> [..., vocab_size]."""
         return F.linear(hidden, self.ops.cast(self.embed_tokens.weight, hidden))
@@ -90,13 +104,11 @@ class Qwen3(nn.Module):
 
 def _visible(mask: Tensor | None, past: int, batch: int, length: int, device: torch.device) -> Tensor | None:
     """Which keys each query sees, bool [B or 1, 1, L, past + L]; None where plain causal attention says the same."""
-    if mask is None and (past == 0 or length == 1):
-        return None
-    keys = torch.arange(past + length, device=device)
-    queries = keys[past:, None]  # [L, 1]
     if mask is None:
-        return (keys <= queries)[None, None]
+        return visible(past, length, device)
     if mask.shape != (batch, past + length):
         raise ValueError(f"Qwen3: the mask must be [{batch}, {past + length}], got {list(mask.shape)}")
+    keys = torch.arange(past + length, device=device)
+    queries = keys[past:, None]  # [L, 1]
     # A padded query sees itself: a softmax over nothing would be NaN and spread through the values.
     return ((keys <= queries) & mask[:, None] | (keys == queries))[:, None]
