@@ -6,32 +6,49 @@ an unset field (None, or an empty text) is a draft that the planner or the sampl
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .units import CODEBOOK_SIZE, MAX_SECONDS, MIN_SECONDS, seconds_to_codes, snap_seconds
-
-INSTRUMENTAL = "[Instrumental]"
-MIN_BPM, MAX_BPM = 30, 300
-TIME_SIGNATURES = ("2", "3", "4", "6")
-KEY_NOTES = tuple(letter + accidental for letter in "ABCDEFG" for accidental in ("", "#", "b"))
-KEYS = tuple(f"{note} {mode}" for note in KEY_NOTES for mode in ("major", "minor"))
-LANGUAGES = tuple(
-    (
-        "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro ru "
-        "sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown"
-    ).split()
+from .blueprint_fields import (
+    CHECKS,
+    INSTRUMENTAL,
+    KEY_NOTES,
+    KEYS,
+    LANGUAGES,
+    MAX_BPM,
+    MAX_CAPTION_CHARACTERS,
+    MAX_LYRIC_CHARACTERS,
+    MAX_SEED,
+    MIN_BPM,
+    NEVER_NONE,
+    PLANNED,
+    TIME_SIGNATURES,
+    Fact,
+    check_names,
 )
-MAX_LYRIC_CHARACTERS = 16_384
-MAX_CAPTION_CHARACTERS = 4_096
-MAX_SEED = 2**64 - 1
+from .units import CODE_RATE, seconds_to_codes
 
-_SCHEMA, _VERSION = "acestep-blueprint", 1
-_KEY = re.compile(r"^([A-Ga-g])\s*([#b♯♭]?)\s*(.*)$")
-_MODES = {"major": "major", "maj": "major", "": "major", "minor": "minor", "min": "minor", "m": "minor"}
+__all__ = [
+    "INSTRUMENTAL",
+    "KEYS",
+    "KEY_NOTES",
+    "LANGUAGES",
+    "MAX_BPM",
+    "MAX_CAPTION_CHARACTERS",
+    "MAX_LYRIC_CHARACTERS",
+    "MAX_SEED",
+    "MIN_BPM",
+    "PLANNED",
+    "TIME_SIGNATURES",
+    "Blueprint",
+    "Fact",
+]
+
+# What says how the song sounds; when the user changes any of it, the score of a take is not true any more.
+_SOUND = ("caption", "lyrics", "bpm", "key", "time_signature", "seconds", "language", "codes")
+# What facts about the planner may say of one field, as in "cut_lyrics"; they go with its value.
+_FIELD_FACTS = ("cut", "kept", "default")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +62,18 @@ class Blueprint:
         key: one of KEYS; other spellings ("Am", "C♯ Major") are normalised.
         time_signature: beats in a bar, one of "2", "3", "4", "6"; "4/4" and the like are normalised.
         seconds: 10 to 600, brought to the nearest multiple of 0.2.
-        language: of the lyrics, one of LANGUAGES.
-        codes: 5 Hz audio codes 0 to 63 999, exactly 5 · seconds of them if seconds are set.
+        language: of the lyrics, one of LANGUAGES; "unknown" is an answer, None is none.
+        codes: 5 Hz audio codes 0 to 63 999, at most 3000, exactly 5 · seconds of them if seconds are set.
         seed: noise seed of this song; None = the sampler's seed plus the song's place in the batch.
-        locked: names of fields that the planner must not touch.
+        locked: names out of PLANNED that the planner must not touch.
+        sentence: what the plan was made from in simple mode.
+        genres: what the planner calls it; the decoder does not read it.
+        user_caption: the user's own words, where `caption` is a rewriting of them.
+        codes_seed: the seed that the codes were drawn with.
+        score: how well the codes fit the words, as far as somebody measured it.
+        filled: names out of PLANNED that the language model filled.
+        lm: how the planner was set, (name, value) pairs.
+        extra: what a loaded file held beside all this, (name, JSON text) pairs.
 
     Raises:
         ValueError, TypeError: for a field out of its range, with the value and the range.
@@ -64,11 +89,19 @@ class Blueprint:
     codes: tuple[int, ...] | None = None
     seed: int | None = None
     locked: frozenset[str] = frozenset()
+    sentence: str = ""
+    genres: str = ""
+    user_caption: str = ""
+    codes_seed: int | None = None
+    score: float | None = None
+    filled: frozenset[str] = frozenset()
+    lm: tuple[tuple[str, Fact], ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             value = getattr(self, name)
-            if value is not None or name in _NEVER_NONE:
+            if value is not None or name in NEVER_NONE:
                 object.__setattr__(self, name, check(value))
         if self.codes is None or self.seconds is None:
             return
@@ -78,6 +111,13 @@ class Blueprint:
                 f"codes: a song of {self.seconds:g} s has {expected} codes, got {len(self.codes)}; "
                 "write the codes again or change the duration"
             )
+
+    @property
+    def length(self) -> float | None:
+        """Seconds of the song: those that are set, else those of its codes (which may be fewer than 10)."""
+        if self.seconds is None and self.codes is not None:
+            return len(self.codes) / CODE_RATE
+        return self.seconds
 
     def require_complete(self) -> Blueprint:
         """Self, if it says enough to be sampled.
@@ -91,152 +131,89 @@ class Blueprint:
             )
         return self
 
-    def to_json(self) -> str:
-        """The blueprint as JSON with unset fields left out; `from_json` gives an equal one back."""
-        data = {name: value for name, value in asdict(self).items() if value not in (None, "", frozenset())}
-        if self.locked:
-            data["locked"] = sorted(self.locked)
-        return json.dumps({"schema": _SCHEMA, "version": _VERSION, **data}, ensure_ascii=False, indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Blueprint:
-        """The blueprint that `to_json` wrote.
+    def is_set(self, name: str) -> bool:
+        """Whether the field says anything; blank text does not.
 
         Raises:
-            ValueError: for text that is not JSON, another schema or version, or unknown fields.
+            ValueError: for a field that does not exist.
         """
-        data = _parse_object(text)
-        if (data.pop("schema", None), data.pop("version", None)) != (_SCHEMA, _VERSION):
-            raise ValueError(f'blueprint: expected "schema": "{_SCHEMA}" and "version": {_VERSION} in the JSON')
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"blueprint: unknown fields {unknown}; known are {[field.name for field in fields(cls)]}")
-        return cls(**data)
+        return _says(getattr(self, _known(name)))
+
+    def fill(self, **values: Any) -> Blueprint:
+        """With those of `values` that are neither set nor locked here, and their names in `filled`.
+
+        Codes fix the length: next to them `seconds` stay as they are.
+        """
+        free = {name: value for name, value in values.items() if _says(value) and self._is_free(name)}
+        marks: dict[str, Any] = {"filled": self.filled | (free.keys() & set(PLANNED))}
+        return replace(self, **{"lm": self._facts_without(free), **free, **marks})
+
+    def _facts_without(self, names: Iterable[str]) -> tuple[tuple[str, Fact], ...]:
+        gone = {f"{what}_{name}" for what in _FIELD_FACTS for name in names}
+        return tuple(fact for fact in self.lm if fact[0] not in gone)
+
+    def _is_free(self, name: str) -> bool:
+        fixed = name in self.locked or (name == "seconds" and self.codes is not None)
+        return not fixed and not self.is_set(name)
+
+    def edit(self, **values: Any) -> Blueprint:
+        """With `values` as the user's own, whatever was there or locked; None or "" unsets a field.
+
+        What is no longer true goes: another length drops the codes, another caption the words it was a rewriting of,
+        other codes their seed, any change of the sound the score.
+        """
+        for name in values:
+            _known(name)
+        new: dict[str, Any] = {name: self._empty(name) if value is None else value for name, value in values.items()}
+        changed = replace(self, **{"filled": self.filled - new.keys(), **new, "codes": None})
+        codes: Any = new.get("codes", self.codes if self._keeps_length(changed) else None)
+        changed = replace(changed, codes=codes)
+        stale: dict[str, Any] = {"lm": self._facts_without(new)}
+        if changed.caption != self.caption:
+            stale["user_caption"] = ""
+        if changed.codes != self.codes:
+            stale["codes_seed"] = None
+            stale["filled"] = changed.filled - {"codes"}
+        if any(getattr(changed, name) != getattr(self, name) for name in _SOUND):
+            stale["score"] = None
+        return replace(changed, **{name: value for name, value in stale.items() if name not in new})
+
+    def _empty(self, name: str) -> Any:
+        return type(getattr(self, name))() if name in NEVER_NONE else None
+
+    def _keeps_length(self, other: Blueprint) -> bool:
+        if self.codes is None or other.seconds is None:
+            return other.seconds == self.seconds
+        return seconds_to_codes(other.seconds) == len(self.codes)
+
+    def lock(self, names: Iterable[str]) -> Blueprint:
+        """With these fields locked as well.
+
+        Raises:
+            ValueError: for a name that is not in PLANNED.
+        """
+        return replace(self, locked=self.locked | check_names("locked", names))
+
+    def unlock(self, names: Iterable[str]) -> Blueprint:
+        """With these fields free for the planner.
+
+        Raises:
+            ValueError: for a name that is not in PLANNED.
+        """
+        return replace(self, locked=self.locked - check_names("locked", names))
+
+    def said_by_planner(self, names: Iterable[str]) -> Blueprint:
+        """With these names marked as filled by the language model, such as a caption that it rewrote."""
+        return replace(self, filled=self.filled | check_names("filled", names))
 
 
-def _parse_object(text: str) -> dict[str, Any]:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"blueprint: not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"blueprint: expected a JSON object, got {type(data).__name__}")
-    return data
+def _says(value: Any) -> bool:
+    """False for what stands for "unset"."""
+    return bool(value.strip()) if isinstance(value, str) else value is not None and value not in ((), frozenset())
 
 
-def _text(name: str, value: Any, limit: int) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name}: expected text, got {type(value).__name__}")
-    if len(value) > limit:
-        raise ValueError(f"{name}: at most {limit} characters, got {len(value)}; shorten the {name}")
-    broken = next((place for place, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
-    if broken is not None:
-        raise ValueError(
-            f"{name}: half a character (a lone surrogate) at position {broken}, after {value[:broken][-20:]!r}; "
-            "delete it and type it again"
-        )
-    return value
-
-
-def check_caption(value: Any) -> str:
-    """`value` if it is a text of at most MAX_CAPTION_CHARACTERS."""
-    return _text("caption", value, MAX_CAPTION_CHARACTERS)
-
-
-def check_lyrics(value: Any) -> str:
-    """`value` if it is a text of at most MAX_LYRIC_CHARACTERS."""
-    return _text("lyrics", value, MAX_LYRIC_CHARACTERS)
-
-
-def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise ValueError(f"{name}: expected {low:g} to {high:g} {unit}, or auto; got {value:g}")
-    return value
-
-
-def check_bpm(value: Any) -> int:
-    """The nearest whole number of beats a minute, if it is 30 to 300."""
-    return round(_number("bpm", value, MIN_BPM, MAX_BPM, "beats a minute"))
-
-
-def check_seconds(value: Any) -> float:
-    """`value` as the nearest multiple of 0.2 s, if it is 10 to 600."""
-    return snap_seconds(_number("seconds", value, MIN_SECONDS, MAX_SECONDS, "seconds"))
-
-
-def check_key(value: Any) -> str:
-    """The key in the spelling that the models read, such as "C# minor"."""
-    match = _KEY.match(str(value).strip())
-    mode = _MODES.get(_lower_mode(match.group(3))) if match else None
-    if match is None or mode is None:
-        raise ValueError(
-            'key: expected a note A to G, # or b if wanted, and major or minor (like "C# minor"), or auto; '
-            f"got {value!r}"
-        )
-    accidental = match.group(2).replace("♯", "#").replace("♭", "b")
-    return f"{match.group(1).upper()}{accidental} {mode}"
-
-
-def _lower_mode(mode: str) -> str:
-    """Lower case but for a lone "M", which means major where "m" means minor."""
-    return "major" if mode.strip() == "M" else mode.strip().lower()
-
-
-def check_time_signature(value: Any) -> str:
-    """Beats in a bar as the models read them: "4" for "4/4" or 4."""
-    text = str(value).strip()
-    numerator = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}.get(text, text)
-    if numerator not in TIME_SIGNATURES:
-        raise ValueError(f"time_signature: expected 2/4, 3/4, 4/4 or 6/8, or auto; got {value!r}")
-    return numerator
-
-
-def check_language(value: Any) -> str:
-    """The language code, if the model knows it."""
-    code = str(value).strip().lower()
-    if code not in LANGUAGES:
-        raise ValueError(f"language: expected one of {' '.join(LANGUAGES)}, or auto; got {value!r}")
-    return code
-
-
-def check_codes(value: Any) -> tuple[int, ...]:
-    """The codes as a tuple, if there is at least one and all lie in the codebook."""
-    codes = tuple(value)
-    bad = [code for code in codes if type(code) is not int or not 0 <= code < CODEBOOK_SIZE]
-    if bad or not codes:
-        raise ValueError(f"codes: expected whole numbers 0 to {CODEBOOK_SIZE - 1}, got {bad[:3] if bad else 'none'}")
-    return codes
-
-
-def check_seed(value: Any) -> int:
-    """`value` if it is a whole number that fits into 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"seed: expected a whole number, got {type(value).__name__}")
-    if not 0 <= value <= MAX_SEED:
-        raise ValueError(f"seed: expected 0 to {MAX_SEED}, got {value}")
-    return value
-
-
-def check_locked(value: Any) -> frozenset[str]:
-    """The names as a set, if each names a field."""
-    names, known = frozenset(value), set(_CHECKS) - {"locked"}
-    if not names <= known:
-        raise ValueError(f"locked: unknown fields {sorted(names - known)}; known are {sorted(known)}")
-    return names
-
-
-_NEVER_NONE = ("caption", "lyrics", "locked")
-_CHECKS = {
-    "caption": check_caption,
-    "lyrics": check_lyrics,
-    "bpm": check_bpm,
-    "key": check_key,
-    "time_signature": check_time_signature,
-    "seconds": check_seconds,
-    "language": check_language,
-    "codes": check_codes,
-    "seed": check_seed,
-    "locked": check_locked,
-}
+def _known(name: str) -> str:
+    names = [field.name for field in fields(Blueprint)]
+    if name not in names:
+        raise ValueError(f"blueprint: there is no field {name!r}; fields are {', '.join(names)}")
+    return name
