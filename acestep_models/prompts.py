@@ -7,6 +7,23 @@ from .tasks import TASKS
 
 NOT_GIVEN = "N/A"
 
+# What the decoder's text encoder reads of each prompt, its end included.
+CAPTION_TOKENS, LYRIC_TOKENS = 256, 2048
+# What a planner may write of each, so that all of it is read beside instruction, facts and headings.
+PLANNED_CAPTION_TOKENS, PLANNED_LYRIC_TOKENS = CAPTION_TOKENS - 64, LYRIC_TOKENS - 48
+_LIMITS = {
+    "caption": (CAPTION_TOKENS, "Shorten the caption"),
+    "lyric": (LYRIC_TOKENS, "Shorten the lyrics or make the song in two parts"),
+}
+
+
+def too_long(prompt: str, tokens: int) -> str:
+    """What to say of a "caption" or "lyric" prompt of so many tokens if the decoder cannot read it; "" if it can."""
+    limit, remedy = _LIMITS[prompt]
+    if tokens <= limit:
+        return ""
+    return f"the {prompt} prompt has {tokens} tokens, the model reads at most {limit}. {remedy}."
+
 
 def metas(blueprint: Blueprint, seconds: float) -> str:
     """The four lines of facts; what is unset reads N/A, the duration loses its fraction."""

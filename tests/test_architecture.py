@@ -14,7 +14,19 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE, FACE = "acestep_models", "nodes"
 
 # The first row: each may import those before it.
-BASE = ("errors", "units", "blueprint", "tasks", "prompts", "runtime", "ops")
+BASE = (
+    "errors",
+    "units",
+    "blueprint_fields",
+    "code_text",
+    "blueprint",
+    "blueprint_json",
+    "tasks",
+    "prompts",
+    "lm_prompts",
+    "runtime",
+    "ops",
+)
 SHARED = {*BASE, "layers", "qwen3"}
 PARTS = {"planner", "text", "vae", "dit", "sampling", "audio"}
 BELOW_PIPELINES = SHARED | PARTS | {"loading", "adapters", "scoring"}

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..prompts import too_long
 from ..qwen3.model import Qwen3, Qwen3Config
 from ..qwen3.model import activation_bytes as qwen3_bytes
-
-CAPTION_TOKENS = 256
-LYRIC_TOKENS = 2048
 
 
 def caption_states(
@@ -25,10 +23,10 @@ def caption_states(
     `device` and `dtype` say where and in what to compute; unset means as the weights lie.
 
     Raises:
-        ValueError: above `CAPTION_TOKENS` ids. Upstream cuts the text there without a word; the metas stand at the
-            end of the prompt, so a cut would lose the tempo and the length.
+        ValueError: above `prompts.CAPTION_TOKENS` ids. Upstream cuts the text there without a word; the metas stand at
+            the end of the prompt, so a cut would lose the tempo and the length.
     """
-    _check_length("caption prompt", len(ids), CAPTION_TOKENS, "Shorten the caption")
+    _check_length("caption", len(ids))
     states: Tensor = model(_embed(model, ids, device, dtype))
     return states
 
@@ -39,9 +37,9 @@ def lyric_embeddings(
     """Rows of the embedding table, no transformer: Ll ids -> [1, Ll, H].
 
     Raises:
-        ValueError: above `LYRIC_TOKENS` ids.
+        ValueError: above `prompts.LYRIC_TOKENS` ids.
     """
-    _check_length("lyric prompt", len(ids), LYRIC_TOKENS, "Shorten the lyrics or make the song in two parts")
+    _check_length("lyric", len(ids))
     return _embed(model, ids, device, dtype)
 
 
@@ -56,8 +54,8 @@ def _embed(model: Qwen3, ids: Sequence[int], device: torch.device | None, dtype:
     return model.embed(row).to(dtype or weight.dtype)
 
 
-def _check_length(what: str, tokens: int, limit: int, remedy: str) -> None:
+def _check_length(prompt: str, tokens: int) -> None:
     if tokens == 0:
-        raise ValueError(f"the {what} has no tokens")
-    if tokens > limit:
-        raise ValueError(f"the {what} has {tokens} tokens, the model reads at most {limit}. {remedy}.")
+        raise ValueError(f"the {prompt} prompt has no tokens")
+    if said := too_long(prompt, tokens):
+        raise ValueError(said)

@@ -8,14 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from acestep_models.prompts import CAPTION_TOKENS, LYRIC_TOKENS
 from acestep_models.qwen3.model import TEXT_ENCODER, Qwen3, Qwen3Config
-from acestep_models.text.encoder import (
-    CAPTION_TOKENS,
-    LYRIC_TOKENS,
-    activation_bytes,
-    caption_states,
-    lyric_embeddings,
-)
+from acestep_models.text.encoder import activation_bytes, caption_states, lyric_embeddings
 
 CONFIG = Qwen3Config(
     vocab_size=64,

@@ -1,0 +1,186 @@
+"""From blueprints to audio codes, exactly 5 for a second (spec/planner.md §2.4, §2.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..blueprint import Blueprint, Fact
+from ..blueprint_fields import CHECKS
+from ..lm_prompts import (
+    codes_prompt,
+    facts,
+    legacy_codes_prompt,
+    legacy_negative_prompt,
+    negative_prompt,
+    plain,
+    think_block,
+)
+from ..runtime import Runtime
+from ..units import CODE_RATE, DEFAULT_SECONDS, MIN_SECONDS, seconds_to_codes
+from .ask import with_facts
+from .generate import CodesRequest, write_codes
+from .limits import unreadable
+from .lm import LM
+from .sampling import TokenSampling
+
+SHORTEST_SHARE = 0.8  # of the codes, before a natural end may come
+_SHORTEST_SECONDS = math.ceil(MIN_SECONDS * CODE_RATE / SHORTEST_SHARE) / CODE_RATE
+
+Prompt = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CodesOptions:
+    """How to write.
+
+    Attributes:
+        seed: of the first song; song i is drawn with seed + i.
+        guidance: how far the codes are pushed towards the song and away from the negative; 1 = not at all.
+        negative: what to push away from; "" = an empty request, as in training.
+        natural_end: a song may end where the model ends it, from 0.8 of its length on; its seconds follow.
+        legacy: the prompts of before April 2026.
+
+    Raises:
+        ValueError: for a seed beyond 64 bits, a guidance that is not a finite number, or a control token in the
+            negative.
+    """
+
+    seed: int = 0
+    guidance: float = 2.0
+    negative: str = ""
+    sampling: TokenSampling = field(default_factory=TokenSampling)
+    natural_end: bool = False
+    legacy: bool = False
+
+    def __post_init__(self) -> None:
+        CHECKS["seed"](self.seed)
+        plain("negative", self.negative)
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance: expected a number such as 2, got {self.guidance}")
+
+
+def write(runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: CodesOptions) -> tuple[Blueprint, ...]:
+    """The songs with new codes; those whose codes are locked keep them.
+
+    Unset seconds become 60, as everywhere, with the fact "default_seconds": neither the user nor the planner chose.
+
+    The model reads the user's own caption where there is one, and the planner's in the think block.
+
+    Raises:
+        ValueError: before anything is written; for songs without caption and lyrics, or with longer ones than the
+            decoder can read, for locked fields that would have to be filled, for control tokens in a text, or for a
+            natural end that cannot be: of several songs, of a locked length, or of less than 12.6 s.
+    """
+    songs = [_prepare(song) for song in blueprints]
+    places = [place for place, song in enumerate(songs) if song.codes is None]
+    for place in places:
+        if said := unreadable(lm.tokenizer, songs[place]):
+            raise ValueError(f"song {place + 1}: {' '.join(said)}")
+    if options.natural_end:
+        _check_natural_end([songs[place] for place in places])
+    for length in sorted({songs[place].seconds or 0.0 for place in places}):
+        group = [place for place in places if songs[place].seconds == length]
+        for place, song in zip(group, _write_equal(runtime, lm, songs, group, options), strict=True):
+            songs[place] = song
+    return tuple(songs)
+
+
+def _prepare(song: Blueprint) -> Blueprint:
+    """With seconds and without codes, unless those are locked."""
+    if "codes" in song.locked:
+        if song.codes is None:
+            raise ValueError("codes: locked, but there are none; unlock them so that they can be written")
+        return song
+    song.require_complete()
+    length = song.length
+    free = replace(song, codes=None, codes_seed=None, score=None, filled=song.filled - {"codes"})
+    if free.seconds is not None:
+        return free
+    if "seconds" in song.locked:
+        raise ValueError("seconds: locked, but not set, and codes are written for a length; set or unlock them")
+    if length is not None and length >= MIN_SECONDS:
+        return replace(free, seconds=length)
+    return with_facts(replace(free, seconds=DEFAULT_SECONDS), {"default_seconds": True})
+
+
+def _check_natural_end(songs: Sequence[Blueprint]) -> None:
+    """Raises a ValueError unless there is one song at most, and its length may shrink to four fifths."""
+    if len(songs) > 1:
+        raise ValueError(
+            f"natural end: the {len(songs)} songs would get different lengths, and songs of one batch have one; take "
+            "the exact end, or one song"
+        )
+    for song in songs:
+        seconds = song.seconds or 0.0
+        if "seconds" in song.locked:
+            raise ValueError(
+                f"natural end: the length of {seconds:g} s is locked, and such an end may shorten it; unlock seconds, "
+                "or take the exact end"
+            )
+        if SHORTEST_SHARE * seconds_to_codes(seconds) < seconds_to_codes(MIN_SECONDS):
+            raise ValueError(
+                f"natural end: expected {_SHORTEST_SECONDS:g} s or more, so that a song that ends after four fifths "
+                f"still has {MIN_SECONDS:g} s; got {seconds:g}. Make the song longer, or take the exact end"
+            )
+
+
+def _write_equal(
+    runtime: Runtime, lm: LM, songs: Sequence[Blueprint], places: Sequence[int], options: CodesOptions
+) -> list[Blueprint]:
+    """The songs at `places`, which have one length, with their codes."""
+    chosen = [songs[place] for place in places]
+    seeds = tuple((options.seed + place) % 2**64 for place in places)
+    count = seconds_to_codes(chosen[0].seconds or 0.0)
+    encode = lm.tokenizer.encode
+    request = CodesRequest(
+        prompts=tuple(tuple(encode(_prompt(song, options))) for song in chosen),
+        negative=_negative(chosen, options, encode),
+        codes=count,
+        seeds=seeds,
+        guidance=options.guidance,
+        sampling=options.sampling,
+        natural_end=options.natural_end,
+    )
+    written = write_codes(runtime, lm, request)
+    return [
+        with_facts(replace(song, seconds=len(codes) / CODE_RATE), _facts(lm, options)).fill(
+            codes=codes, codes_seed=seed
+        )
+        for song, codes, seed in zip(chosen, written, seeds, strict=True)
+    ]
+
+
+def _prompt(song: Blueprint, options: CodesOptions) -> str:
+    build = legacy_codes_prompt if options.legacy else codes_prompt
+    return build(_user_caption(song), song.lyrics, think_block(facts(song)))
+
+
+def _negative(
+    songs: Sequence[Blueprint], options: CodesOptions, encode: Callable[[str], list[int]]
+) -> Prompt | tuple[Prompt, ...] | None:
+    if options.guidance == 1.0:
+        return None
+    if not options.legacy:
+        return tuple(encode(negative_prompt(options.negative)))
+    texts = (legacy_negative_prompt(_user_caption(song), song.lyrics, options.negative) for song in songs)
+    return tuple(tuple(encode(text)) for text in texts)
+
+
+def _user_caption(song: Blueprint) -> str:
+    return song.user_caption if song.is_set("user_caption") else song.caption
+
+
+def _facts(lm: LM, options: CodesOptions) -> dict[str, Fact]:
+    sampling = options.sampling
+    return {
+        "codes_model": lm.name,
+        "prompt_format": "legacy" if options.legacy else "trained",
+        "cfg_scale": options.guidance,
+        "negative_prompt": options.negative,
+        "temperature_codes": sampling.temperature,
+        "top_p_codes": sampling.top_p,
+        "top_k_codes": sampling.top_k,
+        "min_p_codes": sampling.min_p,
+    }
