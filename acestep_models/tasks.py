@@ -49,6 +49,7 @@ ALL_VARIANTS = frozenset(VARIANTS)
 
 TASKS: dict[str, Task] = {
     "text2music": Task("Fill the audio semantic mask based on the given conditions:", ALL_VARIANTS),
+    "text2music+codes": Task("Generate audio semantic tokens based on the given conditions:", ALL_VARIANTS),
 }
 
 

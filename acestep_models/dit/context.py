@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 
-def text_to_music_context(silence: Tensor) -> Tensor:
-    """Nothing to keep, everything to write: silence [1, T, 64] -> source and mask of ones [1, T, 128]."""
-    return torch.cat([silence, torch.ones_like(silence)], dim=-1)
+def text_to_music_context(source: Tensor) -> Tensor:
+    """Nothing to keep, everything to write: source [1, T, 64] -> source and mask of ones [1, T, 128].
+
+    The source is silence, or what the detokenizer makes of a plan's codes ("hints").
+    """
+    return torch.cat([source, torch.ones_like(source)], dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..blueprint import Blueprint
 from ..dit.codes import AudioDetokenizer, AudioTokenizer
 from ..dit.condition import ConditionEncoder
-from ..dit.config import DiTConfig, condition_bytes
+from ..dit.config import DiTConfig, codes_bytes, condition_bytes
 from ..dit.context import text_to_music_context
 from ..dit.silence import Silence
 from ..errors import check_finite
@@ -20,8 +20,15 @@ from ..prompts import caption_prompt, lyric_prompt
 from ..qwen3.model import Qwen3
 from ..qwen3.tokenizer import Tokenizer
 from ..runtime import Handle, Runtime
+from ..tasks import TASKS
 from ..text.encoder import activation_bytes, caption_states, lyric_embeddings
-from ..units import DEFAULT_SECONDS, MAX_SONGS, frames_to_seconds, seconds_to_frames
+from ..units import (
+    DEFAULT_SECONDS,
+    FRAMES_PER_CODE,
+    MAX_SONGS,
+    frames_to_seconds,
+    seconds_to_frames,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +71,14 @@ class ConditionBatch:
 
 
 def song_frames(blueprints: Sequence[Blueprint]) -> int:
-    """Latent frames of a batch: the length that its songs share, 60 s where none of them says.
+    """Latent frames of a batch: the length that its songs share, 60 s where neither seconds nor codes say.
 
     Raises:
         ValueError: for no song, more than 8, or songs of different length.
     """
     if not 1 <= len(blueprints) <= MAX_SONGS:
         raise ValueError(f"songs: expected 1 to {MAX_SONGS} in a batch, got {len(blueprints)}")
-    lengths = {b.seconds for b in blueprints if b.seconds is not None}
+    lengths = {b.length for b in blueprints if b.length is not None}
     if len(lengths) > 1:
         raise ValueError(f"seconds: songs of one batch have one length, got {sorted(lengths)}; sample them one by one")
     return seconds_to_frames(lengths.pop() if lengths else DEFAULT_SECONDS)
@@ -80,11 +87,18 @@ def song_frames(blueprints: Sequence[Blueprint]) -> int:
 def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, frames: int) -> Conditioning:
     """Conditioning of one text-to-music song of `frames` latent frames, float32 on the CPU (spec/audio.md §2.4, §5.1).
 
+    A song with codes follows them: the context carries what they sound like, and the instruction asks for it.
+
     Raises:
-        ValueError: for a blueprint that says nothing, or text longer than the encoder reads.
+        ValueError: for a blueprint that says nothing, text longer than the encoder reads, or codes of another length.
         ACEStepError: when a network answers with numbers that are not finite.
     """
     blueprint.require_complete()
+    if blueprint.codes is not None and len(blueprint.codes) * FRAMES_PER_CODE != frames:
+        raise ValueError(
+            f"codes: a song of {frames_to_seconds(frames):g} s has {frames // FRAMES_PER_CODE} codes, got "
+            f"{len(blueprint.codes)}; write the codes again or change the duration"
+        )
     text, lyrics = _read_text(runtime, models, blueprint, frames_to_seconds(frames))
     timbre = models.silence.take(models.config.timbre_fix_frame)
     reserve = condition_bytes(models.config, lyrics.shape[1], len(timbre), models.condition.dtype)
@@ -96,14 +110,35 @@ def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprin
     tokens = check_finite("condition encoder", tokens.float().cpu())
     check_finite("condition encoder (null token)", null)
     runtime.check_cancelled()
-    return Conditioning(tokens, text_to_music_context(models.silence.take(frames)), null)
+    source = models.silence.take(frames) if blueprint.codes is None else read_codes(runtime, models, blueprint.codes)
+    return Conditioning(tokens, text_to_music_context(source), null)
+
+
+def read_codes(runtime: Runtime, models: ConditionerModels, codes: Sequence[int]) -> Tensor:
+    """What N codes stand for: latents [1, 5N, 64], float32 on the CPU (spec/audio.md §2.6).
+
+    Raises:
+        ValueError: for codes that the codebook does not have.
+        ACEStepError: when a network answers with numbers that are not finite.
+    """
+    indices = torch.tensor(codes, dtype=torch.int64)[None]  # [1, N]
+    quantizer = runtime.place(models.code_tokenizer)
+    with torch.inference_mode():
+        vectors = quantizer.vectors(indices.to(runtime.device(models.code_tokenizer)))  # [1, N, fsq_dim]
+    reserve = codes_bytes(models.config, 1, len(codes) * FRAMES_PER_CODE, models.detokenizer.dtype)
+    detokenizer = runtime.place(models.detokenizer, reserve)
+    with torch.inference_mode():
+        hints = detokenizer(vectors.to(runtime.device(models.detokenizer), models.detokenizer.dtype))  # [1, 5N, 64]
+    runtime.check_cancelled()
+    return check_finite("audio detokenizer (hints of the codes)", hints.float().cpu())
 
 
 def _read_text(
     runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, seconds: float
 ) -> tuple[Tensor, Tensor]:
     """States of the caption [1, Lt, 1024] and embeddings of the lyrics [1, Ll, 1024]."""
-    caption_ids = models.tokenizer.encode_prompt(caption_prompt(blueprint, seconds))
+    task = TASKS["text2music" if blueprint.codes is None else "text2music+codes"]
+    caption_ids = models.tokenizer.encode_prompt(caption_prompt(blueprint, seconds, task.instruction))
     lyric_ids = models.tokenizer.encode_prompt(lyric_prompt(blueprint))
     reserve = activation_bytes(models.text.module.config, max(len(caption_ids), len(lyric_ids)), models.text.dtype)
     encoder = runtime.place(models.text, reserve)
@@ -117,12 +152,18 @@ def _read_text(
 def encode_songs(
     runtime: Runtime, models: ConditionerModels, blueprints: Sequence[Blueprint], frames: int
 ) -> ConditionBatch:
-    """Every song encoded by itself, then stacked; equal songs are encoded once."""
-    done: dict[Blueprint, Conditioning] = {}
+    """Every song encoded by itself, then stacked; songs that read the same are encoded once."""
+    done: dict[tuple[object, ...], Conditioning] = {}
     for blueprint in blueprints:
-        if blueprint not in done:
-            done[blueprint] = encode_song(runtime, models, blueprint, frames)
-    return stack([done[blueprint] for blueprint in blueprints])
+        if _what_is_read(blueprint) not in done:
+            done[_what_is_read(blueprint)] = encode_song(runtime, models, blueprint, frames)
+    return stack([done[_what_is_read(blueprint)] for blueprint in blueprints])
+
+
+def _what_is_read(blueprint: Blueprint) -> tuple[object, ...]:
+    """All that the decoder is told of a song; the rest of a blueprint is for people and for the planner."""
+    b = blueprint
+    return b.caption, b.lyrics, b.bpm, b.key, b.time_signature, b.language, b.codes
 
 
 def stack(songs: Sequence[Conditioning]) -> ConditionBatch:

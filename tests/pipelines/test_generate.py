@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from acestep_models.blueprint import Blueprint
+from acestep_models.blueprint_json import codes_text
 from acestep_models.errors import ACEStepError, Cancelled
 from acestep_models.pipelines.decode import decode
 from acestep_models.pipelines.generate import generate
@@ -44,6 +45,40 @@ def test_trajectories_equal_diffusers(tiny_models, diffusers_pipeline, relative_
         return_dict=False,
     )[0]
     assert relative_error(ours.latents.transpose(1, 2), theirs) < 1e-4
+
+
+@pytest.mark.parametrize("seconds", [None, 10.2])
+def test_a_song_with_codes_equals_diffusers(tiny_models, diffusers_pipeline, relative_error, seconds):
+    """Eight steps along the same codes; without seconds the codes say the length."""
+    codes = [(7919 * k) % 64_000 for k in range(51)]
+    song = Blueprint(
+        caption="warm piano", lyrics="[Verse]\none two", language="en", bpm=90, codes=codes, seconds=seconds
+    )
+    ours = generate(PlainRuntime(), tiny_models.decoder, tiny_models.conditioner, [song], AUTO, 11)
+    theirs = diffusers_pipeline(
+        prompt=song.caption,
+        lyrics=song.lyrics,
+        vocal_language="en",
+        audio_duration=10.2,
+        audio_codes=codes_text(codes, "tokens"),
+        bpm=90,
+        shift=3.0,
+        latents=song_noise(11, 255).transpose(1, 2),
+        output_type="latent",
+        return_dict=False,
+    )[0]
+    assert ours.latents.shape == (1, 64, 255)
+    assert relative_error(ours.latents.transpose(1, 2), theirs) < 1e-4
+
+
+def test_codes_change_the_song_and_agree_in_a_batch(tiny_models, relative_error):
+    plain, coded = songs(2, 10.2)
+    coded = coded.edit(codes=range(51))
+    together = generate(PlainRuntime(), tiny_models.decoder, tiny_models.conditioner, [plain, coded], AUTO, 5)
+    alone = generate(PlainRuntime(), tiny_models.decoder, tiny_models.conditioner, [coded], AUTO, 6)
+    without = generate(PlainRuntime(), tiny_models.decoder, tiny_models.conditioner, [coded.edit(codes=None)], AUTO, 6)
+    assert relative_error(together.latents[1:], alone.latents) < 1e-5
+    assert relative_error(without.latents, alone.latents) > 1e-2
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(2, 10.2), (4, 10.6), (8, 11.0), (2, 12.2), (4, 13.8)])
