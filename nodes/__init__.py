@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from .blueprint_tools import BlueprintValues, LoadBlueprint, SaveBlueprint
+from .codes import UnderstandAudio, WriteCodes
 from .decode import DecodeAudio, Loudness
+from .edit_blueprint import EditBlueprint
 from .encode import EncodeSong
 from .guide import Guider, Schedule
 from .host.schema import ComfyExtension, io
 from .load import LoadDiT
+from .load_lm import LoadLM
 from .plan import Blueprint
+from .planner import PlanSong
 from .sample import DiTSample, SamplingOptions
+from .score import ChooseBest, ScoreSongs
+from .source import EncodeSource
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
+    LoadLM,
     Blueprint,
+    PlanSong,
+    WriteCodes,
+    UnderstandAudio,
+    ScoreSongs,
+    ChooseBest,
+    EditBlueprint,
+    SaveBlueprint,
+    LoadBlueprint,
+    BlueprintValues,
+    EncodeSource,
     SamplingOptions,
     EncodeSong,
     Guider,

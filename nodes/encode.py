@@ -11,6 +11,7 @@ from .host.decoder import conditioning
 from .host.latents import empty_latent
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema
+from .plan import codes_line
 from .widgets import blueprint_input, conditioner_input
 
 
@@ -44,4 +45,4 @@ class EncodeSong(io.ComfyNode):
         positive, negative = conditioning(batch)
         latent: dict[str, Any] = empty_latent(len(blueprint), frames)
         text = f"{len(blueprint)} song(s) of {frames_to_seconds(frames):g} s, {batch.tokens.shape[1]} tokens"
-        return io.NodeOutput(positive, negative, latent, ui=report(text))
+        return io.NodeOutput(positive, negative, latent, ui=report(text, codes_line(blueprint)))

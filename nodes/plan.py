@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..acestep_models import blueprint as plan
-from ..acestep_models.text.encoder import CAPTION_TOKENS, LYRIC_TOKENS
+from ..acestep_models.prompts import CAPTION_TOKENS, LYRIC_TOKENS
 from ..acestep_models.units import DEFAULT_SECONDS, MAX_SECONDS, MAX_SONGS, MIN_SECONDS, seconds_to_frames
 from .host.schema import AUTO, io, out, report, schema, socket
 from .types import Blueprint as BlueprintType
@@ -27,7 +28,7 @@ class Blueprint(io.ComfyNode):
             "Whatever stays on auto is left to the model.",
             search_aliases=["caption", "lyrics", "prompt", "tags", "bpm", "song"],
             inputs=[*_texts(), *_facts(), _songs()],
-            outputs=[out(BlueprintType, "blueprint", "The song on paper, for DiTSample or EncodeSong.")],
+            outputs=[out(BlueprintType, "blueprint", "The song on paper, for DiTSample, EncodeSong or PlanSong.")],
         )
 
     @classmethod
@@ -84,12 +85,24 @@ def _describe(song: plan.Blueprint, asked: float, songs: int) -> tuple[str, ...]
     length = song.seconds or DEFAULT_SECONDS
     moved = song.seconds not in (None, asked)
     rounded = f" (asked for {asked:g} s: songs are whole fifths of a second)" if moved else ""
+    told = f"{length:g} s{rounded}, {seconds_to_frames(length)} frames"
     facts = {"bpm": song.bpm, "key": song.key, "time signature": song.time_signature, "language": song.language}
     return (
-        f"length: {length:g} s{'' if song.seconds else ' (auto)'}{rounded}, {seconds_to_frames(length)} frames",
+        f"length: {told}" if song.seconds else f"length: auto ({told}, unless a planner chooses another)",
         ", ".join(f"{name}: {value or AUTO}" for name, value in facts.items()),
         f"songs: {songs}",
     )
+
+
+def codes_line(songs: Sequence[plan.Blueprint]) -> str:
+    """Which of the songs follow audio codes; nothing where none does."""
+    counts = [len(song.codes or ()) for song in songs]
+    if not any(counts):
+        return ""
+    if len(set(counts)) == 1:
+        return f"plan: {counts[0]} codes{' a song' if len(counts) > 1 else ''}"
+    told = (f"song {k} {f'{count} codes' if count else 'none'}" for k, count in enumerate(counts, 1))
+    return f"plan: {', '.join(told)}"
 
 
 def _texts() -> list[Any]:
@@ -136,7 +149,7 @@ def _facts() -> list[Any]:
             float(AUTO_NUMBER),
             (float(AUTO_NUMBER), MAX_SECONDS, 0.2),
             f"Length of the song, {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds in steps of 0.2. "
-            f"{AUTO_NUMBER} = auto: {DEFAULT_SECONDS:g} seconds.",
+            f"{AUTO_NUMBER} = auto: PlanSong decides, without it {DEFAULT_SECONDS:g} seconds.",
         ),
         choice("language", plan.LANGUAGES, "Language of the lyrics. auto: the model hears it from the words."),
     ]

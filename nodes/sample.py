@@ -24,6 +24,7 @@ from .host.decoder import HostDecoder
 from .host.latents import latent
 from .host.runtime import HostRuntime
 from .host.schema import AUTO, io, out, report, schema, socket
+from .plan import codes_line
 from .types import Sampling
 from .widgets import (
     AUTO_NUMBER,
@@ -202,7 +203,8 @@ class DiTSample(io.ComfyNode):
         return schema(
             node_id="ACEStepDiTSample",
             display_name="ACE-Step 1.5 DiT Sample",
-            description="Makes the song that a blueprint describes, as latents for DecodeAudio.",
+            description="Makes the song that a blueprint describes, as latents for DecodeAudio. Codes in the blueprint "
+            "are followed: they hold melody and structure.",
             search_aliases=["ksampler", "generate music", "text to music", "text to song"],
             inputs=[
                 socket(io.Model, "model", tooltip="The decoder, from Load DiT; LoRA and shift nodes may be between."),
@@ -234,6 +236,7 @@ def _describe(meta: SongMeta) -> tuple[str, ...]:
     return (
         *describe_schedule(meta.schedule),
         f"{len(meta.seeds)} song(s) of {frames_to_seconds(meta.frames):g} s",
+        codes_line(meta.blueprints),
         f"seed: {', '.join(str(seed) for seed in meta.seeds)}",
         *meta.schedule.notes,
     )

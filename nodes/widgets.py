@@ -7,8 +7,9 @@ from typing import Any
 
 from ..acestep_models.sampling.schedule import Schedule
 from ..acestep_models.tasks import VARIANTS, Variant
-from .host.schema import AUTO, io, socket
-from .types import Blueprint, Conditioner, Sampling
+from ..acestep_models.units import CODEBOOK_SIZE
+from .host.schema import AUTO, KEEP_SEED, io, socket
+from .types import Blueprint, Conditioner, Lm, Sampling
 
 AUTO_NUMBER = -1
 
@@ -16,6 +17,17 @@ AUTO_NUMBER = -1
 def given(value: Any) -> Any:
     """None for a widget that stands on auto, else its value."""
     return None if value in (AUTO, AUTO_NUMBER) else value
+
+
+def one_of(name: str, value: str, options: tuple[str, ...]) -> str:
+    """The value, if it is one of a list: older hosts let any other through.
+
+    Raises:
+        ValueError: names the list.
+    """
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(options)}; got {value!r}")
+    return value
 
 
 def per_variant(value: Callable[[Variant], object]) -> str:
@@ -69,6 +81,46 @@ def seed_input() -> Any:
         tooltip="Another number, another take of the same song. Song 2 of a batch takes seed + 1, song 3 seed + 2 and "
         "so on, so each can be made again alone.",
     )
+
+
+def lm_input() -> Any:
+    """The wire from LoadLM."""
+    return socket(Lm, "lm", tooltip="The planner, from Load LM.")
+
+
+def lm_seed_input() -> Any:
+    """The planner's seed: it stays when the workflow runs again, so that only DiTSample's noise is another."""
+    return socket(
+        io.Int,
+        "seed",
+        default=0,
+        min=0,
+        max=2**64 - 1,
+        control_after_generate=KEEP_SEED,
+        tooltip="Another number, other words or codes. Leave it as it is, and a new run makes another take of the same "
+        "song at once. Song 2 of a batch takes seed + 1, song 3 seed + 2 and so on.",
+    )
+
+
+def sampling_inputs(temperature: float = 0.85, min_p: bool = False) -> list[Any]:
+    """How tokens are drawn."""
+    part = (0.0, 1.0, 0.01)
+    bold = "Higher is bolder, lower is safer. 0: always the likeliest token."
+    least = "Only tokens at least so likely as this part of the likeliest. 0 = off."
+    return [
+        decimal("temperature", temperature, (0.0, 2.0, 0.05), bold, advanced=True),
+        decimal("top_p", 0.9, part, "Only the likeliest tokens, up to this probability. 1 = off.", advanced=True),
+        socket(
+            io.Int,
+            "top_k",
+            default=0,
+            min=0,
+            max=CODEBOOK_SIZE,
+            advanced=True,
+            tooltip="Only so many of the likeliest tokens. 0 = off.",
+        ),
+        *([decimal("min_p", 0.0, part, least, advanced=True)] if min_p else []),
+    ]
 
 
 def describe_schedule(schedule: Schedule) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def test_row_of_a_model(name):
     assert row["size"] == gigabytes(model.part.bytes)
     assert row["memory"] == gigabytes(model.memory_bytes)
     if model.variant is None:
-        assert (row["defaults"], row["tasks"]) == ("–", "planner, not yet")
+        assert (row["defaults"], row["tasks"]) == ("–", "plans songs, writes codes, listens")
         return
     steps, shift, guidance = re.fullmatch(r"(\d+) steps, shift ([\d.]+), guidance ([\d.]+)", row["defaults"]).groups()
     variant = VARIANTS[model.variant]

@@ -3,6 +3,7 @@
 import { app } from "../../scripts/app.js";
 
 const WIDGET = "report";
+const PROGRESS = "$$node-text-preview"; // the frontend's own, for words that come while a node runs
 const LINE_HEIGHT = 15;
 const MARGIN = 18;
 const CHARACTER_WIDTH = 6.5;
@@ -32,10 +33,22 @@ async function show(node, lines) {
   node.setDirtyCanvas?.(true, true);
 }
 
+// The frontend saves its progress text among the values of the widgets, where a widget that a later version of the node
+// appends would take it for its own.
+function forgetTexts(node, data) {
+  const first = node.widgets?.findIndex((widget) => [WIDGET, PROGRESS].includes(widget.name)) ?? -1;
+  if (first >= 0 && data.widgets_values?.length > first) data.widgets_values.length = first;
+}
+
 app.registerExtension({
   name: "ACEStep.report",
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!nodeData.name?.startsWith("ACEStep")) return;
+    const serialized = nodeType.prototype.onSerialize;
+    nodeType.prototype.onSerialize = function (data) {
+      serialized?.apply(this, arguments);
+      forgetTexts(this, data);
+    };
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);

@@ -49,7 +49,12 @@ class Pace:
         rate = done * self._songs / max(self._clock() - self._start, 1e-6)
         of = "" if self._open_end else f" of {self._total}"
         each = f" in each of {self._songs} songs" if self._songs > 1 else ""
-        return f"{self._what} {done}{of}{each}, {rate:.3g} tokens/s"
+        return f"{self._what} {done}{of}{each}, {_rounded(rate)} tokens/s"
+
+
+def _rounded(rate: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{rate:.3g}" if rate < 1000 else f"{rate:.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -26,12 +26,17 @@ def zoo_names() -> list[str]:
     return [name for name, model in ZOO.items() if model.variant]
 
 
+def planner_names() -> list[str]:
+    """The planners that can be fetched, by the names of their authors."""
+    return [name for name, model in ZOO.items() if not model.variant]
+
+
 def on_disk(model: str) -> str | None:
-    """The entry of `folders.model_names` that a released model has here, None without one; other names stay.
+    """The entry of the list of models, or of planners, that a released one has here; None without; others stay.
 
     A folder of exactly that name is meant before any other file of the model.
     """
-    there = folders.model_names()
+    there = folders.planner_names() if model in planner_names() else folders.model_names()
     if model not in ZOO or model in there:
         return model
     targets = [source.target for source in ZOO[model].part.sources]
@@ -69,6 +74,20 @@ def ready(model: str, text_encoder: str, vae: str, download: bool) -> str:
     row = model if model in ZOO else _ANY
     if any(part.name not in present for part in ZOO[row].parts):
         _fetch(row, present)
+    return str(on_disk(model))
+
+
+def ready_planner(model: str, download: bool) -> str:
+    """The entry of `folders.planner_names` to load; a released planner that is not here is fetched with `download`.
+
+    Raises:
+        ValueError, ACEStepError: as `ready`.
+    """
+    name = on_disk(model)
+    if name is None and not download:
+        raise ValueError(_offer(ZOO[model]))
+    if name is None:
+        _fetch(model, set())
     return str(on_disk(model))
 
 

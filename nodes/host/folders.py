@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,21 @@ from typing import Any
 import comfy.ops
 import folder_paths
 
+from ...acestep_models.loading.roles import LM, LM_ROWS, ROLE_KEY
+
 EMPTY = "(no model found: put one into models/diffusion_models)"
 SOURCE = "Comfy-Org/ace_step_1.5_ComfyUI_files"
 CHECKPOINTS = "checkpoints"
 MODEL_ROOTS = ("diffusers", "diffusion_models", CHECKPOINTS)
+TEXT_ENCODERS = "text_encoders"
+PLANNER_ROOTS = (TEXT_ENCODERS, *MODEL_ROOTS)
 TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER = "Qwen3-Embedding-0.6B", "vae", "acestep-5Hz-lm-"
 _BESIDE = (TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER)
 _WEIGHTS = (".safetensors", ".sft")
 _INDEX, _CONFIG = "model_index.json", "config.json"
 _UPSTREAM_WEIGHTS = frozenset(("model.safetensors", "model.safetensors.index.json"))
 _DEPTH = 2
+_LIKE_A_PLANNER = re.compile(r"ace.?step.*(lm|aio)|qwen.*(1\.7b|4b).*ace", re.IGNORECASE)
 
 
 def model_names() -> list[str]:
@@ -47,6 +53,18 @@ def conditioner_names() -> list[str]:
 def text_encoder_names() -> list[str]:
     """Files of `text_encoders`."""
     return weight_names("text_encoders")
+
+
+def planner_names() -> list[str]:
+    """Whatever a planner can be chosen from; what is one by its name or its folder comes first.
+
+    Folders as upstream publishes them, files of `text_encoders`, and files of `checkpoints` under that name.
+    """
+    folders = planner_folders()
+    files = [name for name in weight_names(TEXT_ENCODERS) if not _is_inside(name, folders)]
+    whole = [name for name in weight_names(CHECKPOINTS) if not _is_inside(name, [*folders, *model_folders()])]
+    names = dict.fromkeys((*sorted(folders), *files, *(f"{CHECKPOINTS}/{name}" for name in whole)))
+    return sorted(names, key=lambda name: name not in folders and not _LIKE_A_PLANNER.search(name))
 
 
 def vae_names() -> list[str]:
@@ -83,6 +101,21 @@ def model_path(name: str, socket: str = "model") -> Path:
     if inside != name and folder_paths.get_full_path("diffusion_models", name) is None:
         return weight_path(CHECKPOINTS, inside, socket)
     return weight_path("diffusion_models", name, socket)
+
+
+def planner_path(name: str) -> Path:
+    """Path of an entry of `planner_names`.
+
+    Raises:
+        ValueError: for a name that is not there (any more).
+    """
+    folder = planner_folders().get(name)
+    if folder is not None:
+        return folder
+    inside = name.removeprefix(f"{CHECKPOINTS}/")
+    if inside != name and folder_paths.get_full_path(TEXT_ENCODERS, name) is None:
+        return weight_path(CHECKPOINTS, inside, "model")
+    return weight_path(TEXT_ENCODERS, name, "model")
 
 
 def weight_path(category: str, name: str, socket: str) -> Path:
@@ -132,14 +165,23 @@ def model_folders() -> dict[str, Path]:
     return found
 
 
+def planner_folders() -> dict[str, Path]:
+    """Planners that are folders, below `text_encoders` and wherever models are, by name."""
+    found: dict[str, Path] = {}
+    for root, folder, files in _model_tree(PLANNER_ROOTS):
+        if _is_planner(folder, files):
+            found.setdefault(folder.relative_to(root).as_posix(), folder)
+    return found
+
+
 def folders_named(name: str) -> list[Path]:
     """Folders of that name where models are: the main repository's VAE and text encoder, for models that have none."""
     return [folder for _, folder, files in _model_tree() if folder.name == name and _CONFIG in files]
 
 
-def _model_tree() -> Iterator[tuple[Path, Path, list[str]]]:
+def _model_tree(roots: Iterable[str] = MODEL_ROOTS) -> Iterator[tuple[Path, Path, list[str]]]:
     """(root, folder, files) of every folder in which a model may be."""
-    for category in MODEL_ROOTS:
+    for category in roots:
         for root in map(Path, folder_paths.get_folder_paths(category)):
             yield from ((root, folder, files) for folder, files in _walk(root, _DEPTH) if folder != root)
 
@@ -164,6 +206,19 @@ def _is_upstream(folder: Path, files: list[str]) -> bool:
     return "audio_acoustic_hidden_dim" in _json(folder / _CONFIG)
 
 
+def _is_planner(folder: Path, files: list[str]) -> bool:
+    """Whether this is a planner's folder: by its name, or by the audio codes in its vocabulary."""
+    if _CONFIG not in files or _UPSTREAM_WEIGHTS.isdisjoint(files):
+        return False
+    config = _json(folder / _CONFIG)
+    rows = config.get("vocab_size")
+    return (
+        folder.name.startswith(PLANNER_FOLDER)
+        or config.get(ROLE_KEY) == LM
+        or (isinstance(rows, int) and rows >= LM_ROWS)
+    )
+
+
 def _json(path: Path) -> dict[str, Any]:
     """What cannot be read is empty."""
     try:
@@ -182,8 +237,8 @@ def host_tokenizer() -> Path:
     folder = Path(comfy.ops.__file__).parent / "text_encoders" / "qwen25_tokenizer"
     if not (folder / "vocab.json").is_file():
         raise ValueError(
-            f"text_encoder: the file carries no tokenizer, and this ComfyUI has none in {folder}; update ComfyUI, or "
-            "put the text encoder as model.safetensors into a folder of its own with its tokenizer.json beside it"
+            f"tokenizer: the file carries no tokenizer, and this ComfyUI has none in {folder}; update ComfyUI, or put "
+            "the file as model.safetensors into a folder of its own with its tokenizer.json beside it"
         )
     return folder
 

@@ -120,7 +120,7 @@ def load_vae(checkpoint: Checkpoint, precision: str) -> Handle[Oobleck]:
         allowed = [torch.bfloat16, torch.float32]
         dtype = management.vae_dtype(device, allowed)
         dtype = dtype if dtype in allowed else torch.float32
-    return handle(_cast_part(checkpoint, "vae", dtype, device), dtype, device, management.vae_offload_device())
+    return handle(cast_part(checkpoint, "vae", dtype, device), dtype, device, management.vae_offload_device())
 
 
 def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
@@ -128,7 +128,7 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
     device, rest = management.get_torch_device(), management.unet_offload_device()
 
     def part(name: str) -> Handle[Any]:
-        return handle(_cast_part(sources.conditioner, name, dtype, device), dtype, device, rest)
+        return handle(cast_part(sources.conditioner, name, dtype, device), dtype, device, rest)
 
     text = _text_encoder(sources.text_encoder, dtype)
     tokenizer = open_tokenizer(sources.text_encoder)
@@ -147,11 +147,11 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
 def _text_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> Handle[Any]:
     device = management.text_encoder_device()
     compute = torch.float32 if management.is_device_cpu(device) else dtype
-    module = _cast_part(checkpoint, "text_encoder", compute, device)
+    module = cast_part(checkpoint, "text_encoder", compute, device)
     return handle(module, compute, device, management.text_encoder_offload_device())
 
 
-def _cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device) -> Any:
+def cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device) -> Any:
     """A network of casting layers with its weights."""
     storage = storage_dtype(compute, checkpoint, part, device)
     return build_part(checkpoint, part, ops=casting_ops(), dtype=storage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import Any
 
 import comfy.model_management as management
@@ -9,9 +11,12 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.utils
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import nn
 
 from ...acestep_models.runtime import Handle, M
+
+INTERVAL_SECONDS = 0.1
 
 
 class HostRuntime:
@@ -20,12 +25,31 @@ class HostRuntime:
     def __init__(self) -> None:
         self._bar: Any = None
         self._total = 0
+        self._moved = 0.0
+        self.last_words = ""
 
     def progress(self, done: int, total: int) -> None:
-        """Move the green bar of the running node."""
+        """Move the green bar of the running node, at most ten times a second and at the end.
+
+        A planner reports hundreds of tokens a second; older hosts would send each of them to every browser.
+        """
         if self._bar is None or total != self._total:
-            self._bar, self._total = comfy.utils.ProgressBar(total), total
-        self._bar.update_absolute(done, total)
+            self._bar, self._total, self._moved = comfy.utils.ProgressBar(total), total, 0.0
+        now = time.monotonic()
+        if done >= total or now - self._moved >= INTERVAL_SECONDS:
+            self._moved = now
+            self._bar.update_absolute(done, total)
+
+    def say(self, text: str) -> None:
+        """Show a line under the running node, and keep it for the node's own report.
+
+        ComfyUI's server is looked up, never imported: outside of a running one there is nobody to tell.
+        """
+        self.last_words = text
+        server: Any = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+        context = get_executing_context()
+        if context is not None and hasattr(server, "send_progress_text"):
+            server.send_progress_text(text, context.node_id, server.client_id)
 
     def check_cancelled(self) -> None:
         """Raise the host's own exception once its cancel button was pressed; nobody catches it."""
@@ -40,6 +64,17 @@ class HostRuntime:
         """Where the network computes."""
         device: torch.device = handle.owner.load_device
         return device
+
+    def loaded_share(self, handle: Handle[Any]) -> float:
+        """How much of a placed network lies on its device, 0 to 1.
+
+        A dynamic patcher of newer hosts brings weights at their first use: for it, how much there is room for.
+        """
+        owner = handle.owner
+        loaded = owner.loaded_size()
+        if getattr(owner, "is_dynamic", lambda: False)():
+            loaded += management.get_free_memory(owner.load_device)
+        return float(min(1.0, loaded / max(1, owner.model_size())))
 
 
 def patcher(
@@ -65,10 +100,16 @@ def patch_raw_parameters(owner: Any, *how: Any) -> None:
             owner.patch_weight_to_device(key)
 
 
-def handle(module: M, dtype: torch.dtype, load_device: torch.device, offload_device: torch.device) -> Handle[M]:
+def handle(
+    module: M,
+    dtype: torch.dtype,
+    load_device: torch.device,
+    offload_device: torch.device,
+    disable_dynamic: bool = False,
+) -> Handle[M]:
     """A network that computes in `dtype` and rests on `offload_device` while nobody needs it."""
     module.eval().to(offload_device)
     remember = getattr(management, "archive_model_dtypes", None)  # newer hosts want to know what weights were
     if remember is not None:
         remember(module)
-    return Handle(module, dtype, patcher(module, load_device, offload_device))
+    return Handle(module, dtype, patcher(module, load_device, offload_device, disable_dynamic))

@@ -11,10 +11,12 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["AUTO", "ComfyExtension", "io", "out", "report", "schema", "socket"]
+__all__ = ["AUTO", "KEEP_SEED", "ComfyExtension", "io", "out", "report", "schema", "socket"]
 
 CATEGORY = "audio/ACE-Step 1.5"
 AUTO = "auto"  # the option that leaves a choice to the node
+# A seed that stays as it is after a run; where the host cannot say so, the user can.
+KEEP_SEED: Any = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
 
 
 def _known(function: Any, options: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def find_sources(model: str, conditioner: str = AUTO, text_encoder: str = AUTO, 
     decoder = probe(folders.model_path(model))
     if "decoder" not in decoder.parts:
         raise ValueError(
-            f"model: {decoder.path.name} holds {_listed(decoder.parts)}, not a decoder; "
+            f"model: {decoder.path.name} holds {listed(decoder.parts)}, not a decoder; "
             "choose a file like acestep_v1.5_turbo.safetensors"
         )
     whole = _conditioner(decoder, conditioner)
@@ -107,7 +107,7 @@ def _conditioner(decoder: Checkpoint, choice: str) -> Checkpoint:
     chosen = probe(folders.model_path(choice, "conditioner"))
     if not chosen.parts.issuperset(("decoder", *READERS)):
         raise ValueError(
-            f"conditioner: {chosen.path.name} holds {_listed(chosen.parts)} and not a whole model; choose the model "
+            f"conditioner: {chosen.path.name} holds {listed(chosen.parts)} and not a whole model; choose the model "
             "that the decoder was made from"
         )
     return decoder if chosen.path == decoder.path else chosen
@@ -193,7 +193,7 @@ def _checked(role: Role, checkpoint: Checkpoint, fits: Fits) -> Checkpoint:
     """The checkpoint, if it is what the role asks for."""
     if role.part not in checkpoint.parts:
         raise ValueError(
-            f"{role.part}: {checkpoint.path.name} holds {_listed(checkpoint.parts)}, not the {role.words}; "
+            f"{role.part}: {checkpoint.path.name} holds {listed(checkpoint.parts)}, not the {role.words}; "
             f"choose {role.released}"
         )
     problem = fits(checkpoint)
@@ -247,6 +247,6 @@ def _any(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _listed(parts: frozenset[str]) -> str:
+def listed(parts: frozenset[str]) -> str:
     names = {"lm": "a planner (LM)", "text_encoder": "a text encoder", "vae": "a VAE"}
     return ", ".join(sorted(names.get(part, f"a {part}") for part in parts)) or "nothing known"

@@ -16,6 +16,7 @@ from typing import Any
 
 from browserlib import open_page, serialized
 from hostlib import ROOT, Host
+from sounds import write_sound
 
 WORKFLOWS = ROOT / "workflows"
 NOTES = ("MarkdownNote", "Note")
@@ -25,7 +26,7 @@ TO_CANVAS = """async ([prompt, name]) => { await window.app.loadApiJson(prompt, 
 
 
 def author(page: Any, name: str) -> dict[str, Any]:
-    """The workflow for a twin, laid out in columns, with every seed fixed."""
+    """The workflow for a twin, laid out in columns; of its seeds only DiTSample's changes by itself."""
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
     page.evaluate(TO_CANVAS, [prompt, name])
     page.wait_for_timeout(500)
@@ -33,7 +34,8 @@ def author(page: Any, name: str) -> dict[str, Any]:
     for node in workflow["nodes"]:
         node.setdefault("properties", {})
         values = node.get("widgets_values") or []
-        node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
+        if node["type"] != "ACEStepDiTSample":
+            node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
     return workflow
 
 
@@ -54,8 +56,10 @@ def main() -> None:
     """See the module's first lines."""
     name = sys.argv[1]
     target = WORKFLOWS / f"{name}.json"
-    with tempfile.TemporaryDirectory() as base, Host(Path(base)) as host, open_page(host) as page:
-        workflow = author(page, name)
+    with tempfile.TemporaryDirectory() as base:
+        write_sound(Path(base) / "input")
+        with Host(Path(base)) as host, open_page(host) as page:
+            workflow = author(page, name)
     if target.exists():
         workflow = keep_layout(workflow, json.loads(target.read_text()))
     target.write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ sys.path += [str(HERE), str(HERE.parent / "host")]
 
 from browserlib import chromium, open_page  # noqa: E402
 from hostlib import Host, HostMissing, comfyui_dir, extra_model_paths, link_models  # noqa: E402
+from sounds import write_sound  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -33,8 +34,9 @@ def browser_host(tmp_path_factory, tiny_2b_split):
         comfyui_dir()
     except HostMissing as error:
         pytest.skip(str(error))
-    base, tiny = tmp_path_factory.mktemp("browser"), tiny_2b_split
-    link_models(base / "links", model=tiny.model, vae=tiny.vae, text_encoder=tiny.text_encoder)
+    base = tmp_path_factory.mktemp("browser")
+    link_models(base / "links", tiny_2b_split)
+    write_sound(base / "base" / "input")
     paths = extra_model_paths(base / "paths.yaml", base / "links")
     with Host(base / "base", extra=["--extra-model-paths-config", str(paths)]) as host:
         yield host

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from browserlib import drop, open_page, press_run, show_all
 from hostlib import ROOT, Host, extra_model_paths, link_models
+from sounds import write_sound
 
 sys.path.append(str(ROOT))
+SCREEN = {"width": 2600, "height": 1440}  # the canvas leaves out all words when it has to be small
 
 
 def main() -> None:
@@ -24,11 +26,12 @@ def main() -> None:
     file, target = ROOT / "workflows" / f"{name}.json", ROOT / "workflows" / f"{name}.jpg"
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        tiny = write_tiny(base / "tiny")
-        link_models(base / "links", model=tiny.model, vae=tiny.vae, text_encoder=tiny.text_encoder)
+        link_models(base / "links", write_tiny(base / "tiny"))
+        write_sound(base / "base" / "input")
         paths = extra_model_paths(base / "paths.yaml", base / "links")
         options = ["--extra-model-paths-config", str(paths), "--preview-method", "latent2rgb"]
         with Host(base / "base", extra=options) as host, open_page(host) as page:
+            page.set_viewport_size(SCREEN)
             drop(page, file, len(json.loads(file.read_text())["nodes"]))
             ending, detail = press_run(page, 300)
             if ending != "execution_success":

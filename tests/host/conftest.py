@@ -10,7 +10,8 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE))
 
-from hostlib import Host, HostMissing, comfyui_dir, extra_model_paths, link_models  # noqa: E402
+from hostlib import ROOT, Host, HostMissing, comfyui_dir, extra_model_paths, link_models  # noqa: E402
+from sounds import write_sound  # noqa: E402
 
 DIFFUSERS = "acestep_tiny_diffusers"
 
@@ -35,15 +36,15 @@ def comfy():
 def models(tmp_path_factory, tiny_2b_split):
     """A models folder outside of the host, found through extra_model_paths.yaml."""
     folder = tmp_path_factory.mktemp("extra_models")
-    tiny = tiny_2b_split
-    link_models(folder, model=tiny.model, vae=tiny.vae, text_encoder=tiny.text_encoder)
+    link_models(folder, tiny_2b_split)
     return folder
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory, tiny_2b_diffusers):
-    """The host's base directory; its own models folder has the same weights in diffusers layout."""
+    """The host's base directory, with a sound to listen to; its models folder has the weights in diffusers layout."""
     base = tmp_path_factory.mktemp("base")
+    write_sound(base / "input")
     (base / "models" / "diffusers").mkdir(parents=True)
     (base / "models" / "diffusers" / DIFFUSERS).symlink_to(tiny_2b_diffusers.model, target_is_directory=True)
     return base
@@ -53,7 +54,10 @@ def base(tmp_path_factory, tiny_2b_diffusers):
 def host(comfy, base, models):
     """The running host; previews are on."""
     paths = extra_model_paths(base / "paths.yaml", models)
-    with Host(base, extra=["--extra-model-paths-config", str(paths), "--preview-method", "latent2rgb"]) as running:
+    packs = (ROOT, HERE / "spypack")
+    with Host(
+        base, packs, extra=["--extra-model-paths-config", str(paths), "--preview-method", "latent2rgb"]
+    ) as running:
         yield running
 
 

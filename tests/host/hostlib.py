@@ -31,8 +31,9 @@ RELEASED = {
     "model": ("diffusion_models", "acestep_v1.5_turbo.safetensors"),
     "text_encoder": ("text_encoders", "qwen_0.6b_ace15.safetensors"),
     "vae": ("vae", "ace_1.5_vae.safetensors"),
+    "lm": ("text_encoders", "qwen_1.7b_ace15.safetensors"),
 }
-MODEL = RELEASED["model"][1]
+MODEL, PLANNER = RELEASED["model"][1], RELEASED["lm"][1]
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 # The first-run dialogs of the frontend would cover the canvas.
 SETTINGS = {
@@ -283,12 +284,11 @@ def _event(message: Any) -> dict[str, Any]:
     return dict(json.loads(message.data))
 
 
-def link_models(target: Path, **files: Path) -> None:
-    """Link model files under the names of the released ones: link_models(dir, model=..., vae=..., text_encoder=...)."""
-    for role, file in files.items():
-        folder, name = RELEASED[role]
+def link_models(target: Path, models: Any) -> None:
+    """Link model files under the names of the released ones; `models` has the path of each role as an attribute."""
+    for role, (folder, name) in RELEASED.items():
         (target / folder).mkdir(parents=True, exist_ok=True)
-        (target / folder / name).symlink_to(file)
+        (target / folder / name).symlink_to(getattr(models, role))
 
 
 def extra_model_paths(file: Path, models: Path) -> Path:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostlib import MODEL
+from hostlib import MODEL, PLANNER
 
 Prompt = dict[str, dict[str, Any]]
 LOAD, PLAN, SAMPLE, DECODE, LOUDNESS, SAVE, ENCODE, OPTIONS, PATCH = "1", "2", "3", "4", "5", "6", "7", "8", "30"
+LM, PLAN_SONG, WRITE_CODES, PAPER, HEAR, EDIT = "11", "12", "13", "14", "15", "16"
 
 SHORT = {
     "caption": "calm piano",
@@ -137,3 +138,50 @@ def guided_custom(prompt: Prompt) -> Prompt:
         "21": node("ACEStepSchedule", model=[LOAD, 0], **options),
         "23": node("ACEStepGuider", model=[LOAD, 0], **conditionings, **options),
     }
+
+
+PLANNING = {
+    "mode": "plan",
+    "sentence": "",
+    "instrumental": False,
+    "seconds": -1.0,
+    "language": "auto",
+    "keep_lyrics": False,
+    "songs": 1,
+    "different_plans": False,
+    "seed": 1,
+}
+WRITING = {"seed": 1, "guidance": 2.0, "negative": "", "min_p": 0.0, "ending": "exact", "prompt_format": "trained"}
+DRAWING = {"temperature": 0.85, "top_p": 0.9, "top_k": 0}
+
+
+def load_lm(**changes: Any) -> dict[str, Any]:
+    """LoadLM of the released planner."""
+    return node("ACEStepLoadLM", **{"model": PLANNER, "precision": "auto", "download": False, **changes})
+
+
+def plan_song(**changes: Any) -> dict[str, Any]:
+    """PlanSong in the mode plan; `blueprint=[...]` is its draft."""
+    return node("ACEStepPlanSong", lm=[LM, 0], **{**PLANNING, **DRAWING, **changes})
+
+
+def write_codes(**changes: Any) -> dict[str, Any]:
+    """WriteCodes behind PlanSong."""
+    return node("ACEStepWriteCodes", lm=[LM, 0], **{"blueprint": [PLAN_SONG, 0], **WRITING, **DRAWING, **changes})
+
+
+def planned(prompt: Prompt, plan: dict[str, Any] | None = None, write: dict[str, Any] | None = None) -> Prompt:
+    """The same song with PlanSong and WriteCodes between its blueprint and its sampler."""
+    sample = {**prompt[SAMPLE], "inputs": {**prompt[SAMPLE]["inputs"], "blueprint": [WRITE_CODES, 0]}}
+    return {
+        **prompt,
+        LM: load_lm(),
+        PLAN_SONG: plan_song(**{"blueprint": [PLAN, 0], **(plan or {})}),
+        WRITE_CODES: write_codes(**(write or {})),
+        SAMPLE: sample,
+    }
+
+
+def on_paper(nodes: Prompt, last: str, prefix: str = "blueprints/test") -> Prompt:
+    """Nodes of the planner and nothing of the decoder: the blueprint of the last one is saved."""
+    return {LM: load_lm(), **nodes, PAPER: node("ACEStepSaveBlueprint", blueprint=[last, 0], filename_prefix=prefix)}

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hostlib import ROOT
+from hostlib import PLANNER, ROOT
 
 SCHEMAS = Path(__file__).parent / "schemas"
-LISTED = ("model", "conditioner", "text_encoder", "vae")  # combos whose options are files
+MODELS = ("model", "conditioner", "text_encoder", "vae")
+LISTED = (*MODELS, "file")  # combos whose options are files
 
 
 def listed_ids() -> list[str]:
@@ -33,6 +34,8 @@ def recorded(info: dict) -> dict:
             options = {key: value for key, value in (rest[0] if rest else {}).items() if key in kept}
             if name in LISTED:
                 options.pop("options", None)
+            if "control_after_generate" in options:  # newer hosts can also say what it shall be
+                options["control_after_generate"] = bool(options["control_after_generate"])
             inputs[name] = {"type": kind, "group": group, **options}
     return {"inputs": inputs, "outputs": list(zip(info["output_name"], info["output"], strict=True))}
 
@@ -75,17 +78,20 @@ def test_script_is_served(host):
     assert any(path.endswith("/ComfyUI-ACEStep/acestep.js") for path in host.get("/extensions"))
 
 
-def test_workflow_is_offered_as_a_template(host):
-    assert host.get("/api/workflow_templates")["ComfyUI-ACEStep"] == ["text_to_song"]
+def test_workflows_are_offered_as_templates(host):
+    offered = host.get("/api/workflow_templates")["ComfyUI-ACEStep"]
+    assert sorted(offered) == ["plan_and_edit", "simple_mode", "text_to_song", "understand_audio"]
 
 
 def test_models_are_listed_from_all_places(host):
     spec = host.get("/object_info/ACEStepLoadDiT")["ACEStepLoadDiT"]["input"]["required"]
-    options = {name: spec[name][1]["options"] for name in LISTED}
+    options = {name: spec[name][1]["options"] for name in MODELS}
     assert "acestep_v1.5_turbo.safetensors" in options["model"]  # through extra_model_paths.yaml
     assert "acestep_tiny_diffusers" in options["model"]  # a folder in diffusers layout
     assert "acestep-v15-base (download)" in options["model"]  # a released model that is not there
     assert not any("diffusion_pytorch_model" in name for name in options["model"])
     assert options["text_encoder"][0] == options["vae"][0] == options["conditioner"][0] == "auto"
     assert "acestep_v1.5_turbo.safetensors" in options["conditioner"]
+    planners = host.get("/object_info/ACEStepLoadLM")["ACEStepLoadLM"]["input"]["required"]["model"][1]["options"]
+    assert planners[0] == PLANNER and planners[-1] == "acestep-5Hz-lm-4B (download)"
     assert "qwen_0.6b_ace15.safetensors" in options["text_encoder"] and "ace_1.5_vae.safetensors" in options["vae"]

@@ -58,7 +58,7 @@ def test_auto_length_is_sixty_seconds_and_said(host):
     prompt = p.latent_only(p.song(seconds=-1.0), "auto")
     run = host.run(prompt)
     assert run.ok, run.message
-    assert "60 s (auto)" in run.text(p.PLAN)
+    assert "auto (60 s, 1500 frames" in run.text(p.PLAN)
     assert "of 60 s" in run.text(p.SAMPLE)
 
 

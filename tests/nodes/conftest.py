@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,41 @@ def loaded(pack, model_folders, tiny_2b_split):
     model_folders(**{name: root / name for name in ("diffusion_models", "text_encoders", "vae")})
     sources = pack("host.sources").find_sources(tiny_2b_split.model.name)
     return pack("host.loader").load(sources, "turbo", "fp32")
+
+
+@pytest.fixture
+def real_size(tmp_path, core, model_folders):
+    """The name of a 0.6B planner of real size: every number is zero, and the file a hole."""
+    import torch
+
+    config = core("qwen3.config").LM_06B
+    network = core("qwen3.model").Qwen3(config, device=torch.device("meta"))
+    header, end = {}, 0
+    for key, value in network.state_dict().items():
+        header[f"model.{key}"] = {
+            "dtype": "BF16",
+            "shape": list(value.shape),
+            "data_offsets": [end, end + 2 * value.numel()],
+        }
+        end += 2 * value.numel()
+    raw = json.dumps(header).encode()
+    folder = tmp_path / "acestep-5Hz-lm-0.6B"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"vocab_size": config.vocab_size, "model_type": "qwen3"}))
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + end)
+    model_folders(text_encoders=tmp_path)
+    return folder.name
+
+
+@pytest.fixture
+def load_planner(pack):
+    """load_planner(name, precision) -> what LoadLM makes of an entry of its list."""
+    loader, folders = pack("host.lm_loader"), pack("host.folders")
+    return lambda name, precision="fp32": loader.load_planner(
+        loader.open_planner(folders.planner_path(name)), precision
+    )
 
 
 @pytest.fixture

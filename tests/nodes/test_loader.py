@@ -139,7 +139,7 @@ def test_weights_are_never_kept_in_less_than_they_need(pack, core, fake_gpu):
 def test_a_missing_part_is_named(pack, core, tiny_2b_split):
     checkpoint = core("loading.formats").probe(tiny_2b_split.vae)
     with pytest.raises(ValueError, match="has no detokenizer, only vae"):
-        pack("host.loader")._cast_part(checkpoint, "detokenizer", torch.float32, torch.device("cpu"))
+        pack("host.loader").cast_part(checkpoint, "detokenizer", torch.float32, torch.device("cpu"))
 
 
 def test_unknown_precision(pack):

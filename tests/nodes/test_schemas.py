@@ -11,7 +11,18 @@ from hostlib import ROOT
 
 NODES = (
     "LoadDiT",
+    "LoadLM",
     "Blueprint",
+    "PlanSong",
+    "WriteCodes",
+    "UnderstandAudio",
+    "ScoreSongs",
+    "ChooseBest",
+    "EditBlueprint",
+    "SaveBlueprint",
+    "LoadBlueprint",
+    "BlueprintValues",
+    "EncodeSource",
     "SamplingOptions",
     "EncodeSong",
     "Guider",

@@ -47,6 +47,11 @@ def test_several_songs_count_together(said):
     assert runtime.last_progress == (1500, 1500)
 
 
+def test_a_fast_card_has_no_exponent(said):
+    run(said, 8, 1000, 0.001)
+    assert ", 8000 tokens/s, " in said[-1]
+
+
 def test_without_a_known_end_no_end_is_promised(said):
     runtime, clock = PlainRuntime(), Clock()
     pace = Pace(runtime, "text", 4608, 1, clock, open_end=True)

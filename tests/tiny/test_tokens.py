@@ -6,9 +6,8 @@ import pytest
 from tokenizers import Tokenizer as RustTokenizer
 
 from acestep_models.blueprint import Blueprint
-from acestep_models.prompts import caption_prompt
+from acestep_models.prompts import CAPTION_TOKENS, caption_prompt
 from acestep_models.qwen3.tokenizer import Tokenizer
-from acestep_models.text.encoder import CAPTION_TOKENS
 from acestep_models.tiny.tokens import BYTE_LETTERS, WORDS, planner_json, planner_rows, text_tokenizer
 
 

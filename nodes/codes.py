@@ -1,0 +1,190 @@
+"""WriteCodes and UnderstandAudio: from words to audio codes, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..acestep_models.blueprint import Blueprint
+from ..acestep_models.pipelines.encode import ConditionerModels
+from ..acestep_models.pipelines.listen import Source, source_codes
+from ..acestep_models.planner.codes import CodesOptions, write
+from ..acestep_models.planner.lm import LM
+from ..acestep_models.planner.sampling import TokenSampling
+from ..acestep_models.planner.understand import UnderstandOptions, understand
+from ..acestep_models.units import DEFAULT_SECONDS
+from .describe import describe_codes, describe_songs
+from .host.schema import io, out, report, schema, socket
+from .planner_runtime import PlannerRuntime
+from .types import Blueprint as BlueprintType
+from .types import Source as SourceType
+from .widgets import (
+    blueprint_input,
+    conditioner_input,
+    decimal,
+    lm_input,
+    lm_seed_input,
+    one_of,
+    sampling_inputs,
+)
+
+MOST_GUIDANCE = 10.0
+ENDINGS = ("exact", "natural")
+FORMATS = ("trained", "legacy")
+
+
+class WriteCodes(io.ComfyNode):
+    """Node "ACEStepWriteCodes"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Planner and blueprint in; the blueprint with audio codes out."""
+        return schema(
+            node_id="ACEStepWriteCodes",
+            display_name="ACE-Step 1.5 Write Codes",
+            description="Writes the audio codes of each song, 5 for a second: the melody and structure that DiTSample "
+            "then turns into sound.",
+            search_aliases=["lm", "audio codes", "semantic tokens", "thinking"],
+            inputs=[lm_input(), blueprint_input(), lm_seed_input(), *_codes_inputs()],
+            outputs=[out(BlueprintType, "blueprint", "The same songs with their codes, for DiTSample.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        lm: LM,
+        blueprint: tuple[Blueprint, ...],
+        seed: int,
+        guidance: float,
+        negative: str,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        min_p: float,
+        ending: str,
+        prompt_format: str,
+    ) -> io.NodeOutput:
+        """Write, and say how many."""
+        runtime = PlannerRuntime(lm)
+        options = CodesOptions(
+            seed=seed,
+            guidance=guidance,
+            negative=negative,
+            sampling=TokenSampling(temperature, top_p, top_k, min_p),
+            natural_end=one_of("ending", ending, ENDINGS) == "natural",
+            legacy=one_of("prompt_format", prompt_format, FORMATS) == "legacy",
+        )
+        songs = write(runtime, lm, blueprint, options)
+        text = (
+            describe_codes(songs),
+            _length(blueprint, songs),
+            f"guidance: {guidance:g}",
+            *runtime.manner(),
+        )
+        return io.NodeOutput(songs, ui=report(*text))
+
+
+class UnderstandAudio(io.ComfyNode):
+    """Node "ACEStepUnderstandAudio"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Planner and a source, or a blueprint with codes, in; what the planner hears out."""
+        return schema(
+            node_id="ACEStepUnderstandAudio",
+            display_name="ACE-Step 1.5 Understand Audio",
+            description="Listens to a song, or reads its audio codes, and writes down what it hears: caption, lyrics, "
+            "tempo, key and language. What you set or locked stays as it is.",
+            search_aliases=["transcribe", "caption audio", "describe music", "bpm detection", "lyrics"],
+            inputs=[
+                lm_input(),
+                conditioner_input(),
+                lm_seed_input(),
+                *sampling_inputs(temperature=0.3),
+                socket(SourceType, "source", optional=True, tooltip="The song to listen to, from EncodeSource."),
+                socket(
+                    BlueprintType,
+                    "blueprint",
+                    optional=True,
+                    tooltip="What you know already. Without a source it must have codes, which are read instead.",
+                ),
+            ],
+            outputs=[
+                out(BlueprintType, "blueprint", "The song on paper, for EditBlueprint, SaveBlueprint or DiTSample.")
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        lm: LM,
+        conditioner: ConditionerModels,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        source: Source | None = None,
+        blueprint: tuple[Blueprint, ...] | None = None,
+    ) -> io.NodeOutput:
+        """Codes of the source, else of the blueprint; then what they say."""
+        runtime = PlannerRuntime(lm)
+        options = UnderstandOptions(seed, TokenSampling(temperature, top_p, top_k))
+        drafts = blueprint or (Blueprint(),)
+        heard = source_codes(runtime, conditioner, source) if source else None
+        codes = {draft: _codes_of(draft, heard) for draft in drafts}  # equal drafts are one question
+        answers = {draft: understand(runtime, lm, read, draft, options) for draft, read in codes.items()}
+        songs = tuple(answers[draft] for draft in drafts)
+        counts = " or ".join(dict.fromkeys(str(len(read)) for read in codes.values()))
+        origin = f"read: {counts} codes of the {'source' if source else 'blueprint'}"
+        return io.NodeOutput(songs, ui=report(origin, *describe_songs(songs), *runtime.manner()))
+
+
+def _codes_of(song: Blueprint, heard: tuple[int, ...] | None) -> tuple[int, ...]:
+    codes = heard or song.codes
+    if not codes:
+        raise ValueError(
+            "source: nothing to listen to; connect a source from EncodeSource, or a blueprint that has codes "
+            "(from WriteCodes, or put into it by EditBlueprint)"
+        )
+    return codes
+
+
+def _length(before: tuple[Blueprint, ...], after: tuple[Blueprint, ...]) -> str:
+    length = f"length: {after[0].seconds or DEFAULT_SECONDS:g} s"
+    return length if before[0].is_set("seconds") else f"{length} (auto: neither a plan nor you said how long)"
+
+
+def _codes_inputs() -> list[Any]:
+    return [
+        decimal(
+            "guidance",
+            2.0,
+            (1.0, MOST_GUIDANCE, 0.1),
+            "How closely the codes follow the blueprint; 1.5 to 3 is usual. 1 = off, which is a little faster.",
+        ),
+        socket(
+            io.String,
+            "negative",
+            default="",
+            advanced=True,
+            tooltip="What guidance pushes away from, in words. Empty: from nothing in particular, as trained.",
+        ),
+        *sampling_inputs(min_p=True),
+        socket(
+            io.Combo,
+            "ending",
+            options=list(ENDINGS),
+            default=ENDINGS[0],
+            advanced=True,
+            tooltip="exact: as many codes as the song is long. natural: one song may end by itself in its last fifth, "
+            "and is then shorter.",
+        ),
+        socket(
+            io.Combo,
+            "prompt_format",
+            options=list(FORMATS),
+            default=FORMATS[0],
+            advanced=True,
+            tooltip="trained: the prompt that the planner was trained with. legacy: that of older versions of ACE-Step "
+            "and of ComfyUI's own nodes, to compare with them.",
+        ),
+    ]
