@@ -6,18 +6,51 @@ are its own training settings (spec/audio.md §1.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+# What can be taken out of a mix or put into it (spec/audio.md §4.3); models know them by exactly these words.
+TRACKS = (
+    "woodwinds",
+    "brass",
+    "fx",
+    "synth",
+    "strings",
+    "percussion",
+    "keyboard",
+    "guitar",
+    "bass",
+    "drums",
+    "backing_vocals",
+    "vocals",
+)
+TRACK_PLACE = "{tracks}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing the decoder can do.
+    """One thing the decoder can do (spec/audio.md §4.3, §5.2); its name is its key in TASKS.
 
-    `instruction` is the sentence that the text encoder reads; `variants` says which decoders were trained for it.
+    Attributes:
+        instruction: the sentence that the text encoder reads; "{tracks}" where tracks are named.
+        bare: that sentence when no track is named.
+        most_tracks: how many tracks it can be given at once.
+        needs: what it works on: nothing, a blueprint's codes, or a source.
+        hints: the context says what codes sound like: the blueprint's, or those of the source.
+        takes_region: the decoder may write in a part of the source only.
+        variants: decoders that were trained for it.
+        warned: decoders that were not, but may try.
     """
 
     instruction: str
+    bare: str
     variants: frozenset[str]
+    warned: frozenset[str] = frozenset()
+    most_tracks: int = 0
+    needs: Literal["nothing", "codes", "source"] = "nothing"
+    hints: bool = False
+    takes_region: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,10 +80,89 @@ VARIANTS: dict[str, Variant] = {
 
 ALL_VARIANTS = frozenset(VARIANTS)
 
+BASE_ONLY, NEAR_BASE = frozenset({"base"}), frozenset({"sft"})
+
+_FILL = "Fill the audio semantic mask based on the given conditions:"
+_FOLLOW = "Generate audio semantic tokens based on the given conditions:"
+
 TASKS: dict[str, Task] = {
-    "text2music": Task("Fill the audio semantic mask based on the given conditions:", ALL_VARIANTS),
-    "text2music+codes": Task("Generate audio semantic tokens based on the given conditions:", ALL_VARIANTS),
+    "text2music": Task(_FILL, _FILL, ALL_VARIANTS),
+    "text2music+codes": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="codes", hints=True),
+    "cover": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="source", hints=True),
+    "cover-faithful": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="source"),
+    "extract": Task(
+        f"Extract the {TRACK_PLACE} track from the audio:",
+        "Extract the track from the audio:",
+        BASE_ONLY,
+        NEAR_BASE,
+        most_tracks=1,
+        needs="source",
+    ),
+    "lego": Task(
+        f"Generate the {TRACK_PLACE} track based on the audio context:",
+        "Generate the track based on the audio context:",
+        BASE_ONLY,
+        NEAR_BASE,
+        most_tracks=1,
+        needs="source",
+        takes_region=True,
+    ),
+    "complete": Task(
+        f"Complete the input track with {TRACK_PLACE}:",
+        "Complete the input track:",
+        BASE_ONLY,
+        NEAR_BASE,
+        most_tracks=len(TRACKS),
+        needs="source",
+    ),
 }
+
+
+def task_named(name: str) -> Task:
+    """The row of TASKS.
+
+    Raises:
+        ValueError: for a name that is not in the table.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]
+
+
+def instruction(name: str, tracks: Sequence[str] = ()) -> str:
+    """What the text encoder reads of a task, byte for byte as in training: tracks in capitals, joined by " | ".
+
+    Raises:
+        ValueError: for an unknown task or track, a track named twice, or more tracks than the task takes.
+    """
+    task = task_named(name)
+    for track in tracks:
+        if track not in TRACKS:
+            raise ValueError(f"{name}: expected tracks out of {', '.join(TRACKS)}, got {track!r}")
+    if len(set(tracks)) < len(tracks):
+        raise ValueError(f"{name}: every track once, got {', '.join(tracks)}")
+    if len(tracks) > task.most_tracks:
+        advice = "run them one by one" if task.most_tracks else "leave them out"
+        raise ValueError(f"{name}: takes {task.most_tracks or 'no'} track, got {', '.join(tracks)}; {advice}")
+    if not tracks:
+        return task.bare
+    return task.instruction.replace(TRACK_PLACE, " | ".join(track.upper() for track in tracks))
+
+
+def check_task(name: str, variant: str) -> str:
+    """What to say when this variant runs this task: "" for what it was trained for, else a warning.
+
+    Raises:
+        ValueError: for an unknown name, and for a variant that can only fail at the task.
+    """
+    task = task_named(name)
+    variant_named(variant)
+    if variant in task.variants:
+        return ""
+    trained = ", ".join(row for row in VARIANTS if row in task.variants)
+    if variant in task.warned:
+        return f"{name}: the {variant} model was not trained for it and may do it badly; {trained} was"
+    raise ValueError(f"{name}: the {variant} model cannot do it; load a {trained} model (LoadDiT, variant {trained})")
 
 
 def variant_named(name: str) -> Variant:

@@ -1,9 +1,10 @@
-"""Text, facts and (later) sounds of a song, turned into what the decoder reads: once a song, never once a step."""
+"""Text, facts and timbre of a song, turned into what the decoder reads: once a song, never once a step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +14,14 @@ from ..blueprint import Blueprint
 from ..dit.codes import AudioDetokenizer, AudioTokenizer
 from ..dit.condition import ConditionEncoder
 from ..dit.config import DiTConfig, codes_bytes, condition_bytes
-from ..dit.context import text_to_music_context
+from ..dit.context import task_context
 from ..dit.silence import Silence
 from ..errors import check_finite
 from ..prompts import caption_prompt, lyric_prompt
 from ..qwen3.model import Qwen3
 from ..qwen3.tokenizer import Tokenizer
 from ..runtime import Handle, Runtime
-from ..tasks import TASKS
+from ..tasks import instruction
 from ..text.encoder import activation_bytes, caption_states, lyric_embeddings
 from ..units import (
     DEFAULT_SECONDS,
@@ -29,6 +30,9 @@ from ..units import (
     frames_to_seconds,
     seconds_to_frames,
 )
+
+if TYPE_CHECKING:  # a reference is heard by networks that know what is here
+    from .reference import Reference
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,28 +74,34 @@ class ConditionBatch:
     null: Tensor
 
 
+def check_count(blueprints: Sequence[Blueprint]) -> None:
+    """Whether they are a batch.
+
+    Raises:
+        ValueError: for no song, or more than 8.
+    """
+    if not 1 <= len(blueprints) <= MAX_SONGS:
+        raise ValueError(f"songs: expected 1 to {MAX_SONGS} in a batch, got {len(blueprints)}")
+
+
 def song_frames(blueprints: Sequence[Blueprint]) -> int:
     """Latent frames of a batch: the length that its songs share, 60 s where neither seconds nor codes say.
 
     Raises:
         ValueError: for no song, more than 8, or songs of different length.
     """
-    if not 1 <= len(blueprints) <= MAX_SONGS:
-        raise ValueError(f"songs: expected 1 to {MAX_SONGS} in a batch, got {len(blueprints)}")
+    check_count(blueprints)
     lengths = {b.length for b in blueprints if b.length is not None}
     if len(lengths) > 1:
         raise ValueError(f"seconds: songs of one batch have one length, got {sorted(lengths)}; sample them one by one")
     return seconds_to_frames(lengths.pop() if lengths else DEFAULT_SECONDS)
 
 
-def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, frames: int) -> Conditioning:
-    """Conditioning of one text-to-music song of `frames` latent frames, float32 on the CPU (spec/audio.md §2.4, §5.1).
-
-    A song with codes follows them: the context carries what they sound like, and the instruction asks for it.
+def check_song(blueprint: Blueprint, frames: int) -> None:
+    """Whether a song of `frames` latent frames can be made of nothing but its blueprint.
 
     Raises:
-        ValueError: for a blueprint that says nothing, text longer than the encoder reads, or codes of another length.
-        ACEStepError: when a network answers with numbers that are not finite.
+        ValueError: for a blueprint that says nothing, or codes of another length.
     """
     blueprint.require_complete()
     if blueprint.codes is not None and len(blueprint.codes) * FRAMES_PER_CODE != frames:
@@ -99,8 +109,45 @@ def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprin
             f"codes: a song of {frames_to_seconds(frames):g} s has {frames // FRAMES_PER_CODE} codes, got "
             f"{len(blueprint.codes)}; write the codes again or change the duration"
         )
-    text, lyrics = _read_text(runtime, models, blueprint, frames_to_seconds(frames))
-    timbre = models.silence.take(models.config.timbre_fix_frame)
+
+
+def encode_song(
+    runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, frames: int, reference: Reference | None = None
+) -> Conditioning:
+    """Conditioning of one text-to-music song of `frames` latent frames, float32 on the CPU (spec/audio.md §2.4, §5.1).
+
+    A song with codes follows them: the context carries what they sound like, and the instruction asks for it.
+    A reference changes the timbre tokens and nothing else.
+
+    Raises:
+        ValueError: for a blueprint that says nothing, text longer than the encoder reads, or codes of another length.
+        ACEStepError: when a network answers with numbers that are not finite.
+    """
+    check_song(blueprint, frames)
+    sentence = instruction("text2music" if blueprint.codes is None else "text2music+codes")
+    tokens, null = encode_tokens(runtime, models, blueprint, frames, sentence, reference)
+    source = models.silence.take(frames) if blueprint.codes is None else read_codes(runtime, models, blueprint.codes)
+    return Conditioning(tokens, task_context(source), null)
+
+
+def encode_tokens(
+    runtime: Runtime,
+    models: ConditionerModels,
+    blueprint: Blueprint,
+    frames: int,
+    sentence: str,
+    reference: Reference | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens [1, Ll + R + Lt, E] of a song and the null token [1, 1, E]; `sentence` is the task's instruction.
+
+    One call of the condition encoder. Where there is no reference, silence stands for one.
+
+    Raises:
+        ValueError: for text longer than the encoder reads.
+        ACEStepError: when a network answers with numbers that are not finite.
+    """
+    text, lyrics = _read_text(runtime, models, blueprint, frames, sentence)
+    timbre = models.silence.take(models.config.timbre_fix_frame) if reference is None else reference.latents
     reserve = condition_bytes(models.config, lyrics.shape[1], len(timbre), models.condition.dtype)
     encoder = runtime.place(models.condition, reserve)
     device, dtype = runtime.device(models.condition), models.condition.dtype
@@ -110,8 +157,7 @@ def encode_song(runtime: Runtime, models: ConditionerModels, blueprint: Blueprin
     tokens = check_finite("condition encoder", tokens.float().cpu())
     check_finite("condition encoder (null token)", null)
     runtime.check_cancelled()
-    source = models.silence.take(frames) if blueprint.codes is None else read_codes(runtime, models, blueprint.codes)
-    return Conditioning(tokens, text_to_music_context(source), null)
+    return tokens, null
 
 
 def read_codes(runtime: Runtime, models: ConditionerModels, codes: Sequence[int]) -> Tensor:
@@ -134,11 +180,11 @@ def read_codes(runtime: Runtime, models: ConditionerModels, codes: Sequence[int]
 
 
 def _read_text(
-    runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, seconds: float
+    runtime: Runtime, models: ConditionerModels, blueprint: Blueprint, frames: int, sentence: str
 ) -> tuple[Tensor, Tensor]:
     """States of the caption [1, Lt, 1024] and embeddings of the lyrics [1, Ll, 1024]."""
-    task = TASKS["text2music" if blueprint.codes is None else "text2music+codes"]
-    caption_ids = models.tokenizer.encode_prompt(caption_prompt(blueprint, seconds, task.instruction))
+    caption = caption_prompt(blueprint, frames_to_seconds(frames), sentence)
+    caption_ids = models.tokenizer.encode_prompt(caption)
     lyric_ids = models.tokenizer.encode_prompt(lyric_prompt(blueprint))
     reserve = activation_bytes(models.text.module.config, max(len(caption_ids), len(lyric_ids)), models.text.dtype)
     encoder = runtime.place(models.text, reserve)
@@ -150,13 +196,22 @@ def _read_text(
 
 
 def encode_songs(
-    runtime: Runtime, models: ConditionerModels, blueprints: Sequence[Blueprint], frames: int
+    runtime: Runtime,
+    models: ConditionerModels,
+    blueprints: Sequence[Blueprint],
+    frames: int,
+    reference: Reference | None = None,
 ) -> ConditionBatch:
     """Every song encoded by itself, then stacked; songs that read the same are encoded once."""
+    return stack_once(blueprints, lambda blueprint: encode_song(runtime, models, blueprint, frames, reference))
+
+
+def stack_once(blueprints: Sequence[Blueprint], encode: Callable[[Blueprint], Conditioning]) -> ConditionBatch:
+    """One batch; `encode` is asked once for songs that read the same."""
     done: dict[tuple[object, ...], Conditioning] = {}
     for blueprint in blueprints:
         if _what_is_read(blueprint) not in done:
-            done[_what_is_read(blueprint)] = encode_song(runtime, models, blueprint, frames)
+            done[_what_is_read(blueprint)] = encode(blueprint)
     return stack([done[_what_is_read(blueprint)] for blueprint in blueprints])
 
 

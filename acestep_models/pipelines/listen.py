@@ -11,9 +11,9 @@ from ..audio.stereo import to_rate, to_stereo
 from ..dit.config import codes_bytes
 from ..errors import check_finite
 from ..runtime import Handle, Runtime
-from ..units import FRAMES_PER_CODE, HOP, MAX_SECONDS, SAMPLE_RATE
+from ..units import FRAMES_PER_CODE, HOP, LATENT_CHANNELS, MAX_SECONDS, SAMPLE_RATE
 from ..vae.oobleck import Oobleck
-from ..vae.tiling import TILE, encode_bytes, encode_tiled
+from ..vae.tiling import TILE, encode_bytes, posterior_tiled
 from .encode import ConditionerModels
 
 MIN_SOURCE_SECONDS = 1.0
@@ -50,44 +50,76 @@ class Source:
 
 
 def encode_source(
-    runtime: Runtime, vae: Handle[Oobleck], waveform: Tensor, sample_rate: int, tile: int | None = TILE
+    runtime: Runtime,
+    vae: Handle[Oobleck],
+    waveform: Tensor,
+    sample_rate: int,
+    tile: int | None = TILE,
+    seed: int | None = None,
 ) -> Source:
-    """One sound [1, C, N] of 1 to 600 s, any rate, 1 to 8 channels, as the means of the VAE.
+    """One sound [1, C, N] of 1 to 600 s, any rate, 1 to 8 channels, as latents of the VAE.
 
     `tile` is in latent frames; None takes the sound whole, which needs memory for all of it. The latents are the same.
+    `seed` None takes the means; a number draws from what the VAE thinks likely, mean + std · noise (spec/audio.md §3),
+    the same for the same number whatever the tile.
 
     Raises:
         ValueError: for sound that is too short, too long, silent, not finite, or more than one.
         ACEStepError: when the VAE answers with numbers that are not finite.
     """
-    _check_sound(waveform, sample_rate)
-    wave = to_rate(to_stereo(waveform.float().cpu()), sample_rate)  # [1, 2, N]
+    check_sound(waveform, sample_rate)
+    wave = to_source(waveform, sample_rate)
     frames = wave.shape[-1] // HOP
     tile = min(tile or frames, frames)
     reserve = encode_bytes(vae.module.config, tile, vae.dtype)
     network = runtime.place(vae, reserve)
+    device = runtime.device(vae)
     with torch.inference_mode():
-        latents = encode_tiled(network, wave, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype, tile=tile)
-    return Source(latents, wave)
+        mean, std = posterior_tiled(network, wave, runtime=runtime, device=device, dtype=vae.dtype, tile=tile)
+    return Source(mean if seed is None else mean + std * posterior_noise(seed, frames), wave)
 
 
-def _check_sound(waveform: Tensor, sample_rate: int) -> None:
+def posterior_noise(seed: int, frames: int) -> Tensor:
+    """Standard normal noise [1, 64, frames], float32 on the CPU.
+
+    The second half of what the seed gives: the first is the noise that a song of this seed starts from, and start
+    noise would mix a thing with itself.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(2, LATENT_CHANNELS, frames, generator=generator)[1:]
+
+
+def to_source(waveform: Tensor, sample_rate: int) -> Tensor:
+    """waveform [B, C, N] at any rate -> [B, 2, N'] at 48 kHz, float32 on the CPU.
+
+    Raises:
+        ValueError: for more than 8 channels.
+    """
+    return to_rate(to_stereo(waveform.float().cpu()), sample_rate)  # [B, 2, N']
+
+
+def check_sound(waveform: Tensor, sample_rate: int, name: str = "audio") -> None:
+    """Whether there is one sound [1, C, N] to hear; `name` is what it is called in an error.
+
+    Raises:
+        ValueError: for sound that is too short, too long, silent, not finite, or more than one.
+    """
     if waveform.ndim != 3 or len(waveform) != 1 or not waveform.numel():
         raise ValueError(
-            f"audio: expected one sound [1, channels, samples], got {list(waveform.shape)}; take one out of the batch"
+            f"{name}: expected one sound [1, channels, samples], got {list(waveform.shape)}; take one out of the batch"
         )
     seconds = waveform.shape[-1] / sample_rate
     if not MIN_SOURCE_SECONDS <= seconds <= MAX_SECONDS:
         advice = "cut a part out of it" if seconds > MAX_SECONDS else "give a longer one"
         raise ValueError(
-            f"audio: expected {MIN_SOURCE_SECONDS:g} to {MAX_SECONDS:g} seconds of sound, got {seconds:.10g}; {advice}"
+            f"{name}: expected {MIN_SOURCE_SECONDS:g} to {MAX_SECONDS:g} seconds of sound, got {seconds:.10g}; {advice}"
         )
     bad = int((~waveform.isfinite()).sum())
     if bad:
-        raise ValueError(f"audio: {bad} of {waveform.numel()} samples are not finite numbers; load or make it again")
+        raise ValueError(f"{name}: {bad} of {waveform.numel()} samples are not finite numbers; load or make it again")
     if float(waveform.abs().max()) < SILENT:
         raise ValueError(
-            f"audio: {seconds:g} seconds of silence; there is nothing to hear in it, connect another sound"
+            f"{name}: {seconds:g} seconds of silence; there is nothing to hear in it, connect another sound"
         )
 
 

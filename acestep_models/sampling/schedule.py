@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..tasks import Variant
@@ -117,6 +117,14 @@ class Schedule:
     def guided(self) -> bool:
         """Whether the decoder is asked without condition too, at some times or all."""
         return self.guidance != NO_GUIDANCE
+
+    def starting(self, level: float) -> Schedule:
+        """This schedule from its time nearest to `level` on, the first of two equally near (spec/audio.md §5.6).
+
+        Only times that a step begins at count: at level 0 the last step is left.
+        """
+        first = min(range(self.steps), key=lambda index: abs(self.times[index] - level))
+        return replace(self, times=self.times[first:])
 
     def guide(self) -> Guide:
         """A fresh guide, for one sampling run."""

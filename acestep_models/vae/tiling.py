@@ -85,10 +85,24 @@ def encode_tiled(
     tile: int = TILE,
     overlap: int | None = None,
 ) -> Tensor:
-    """Waveform [B, 2, N] -> mean latents [B, 64, N // 1920] in fp32 on the CPU, item by item, tile by tile.
+    """The mean of `posterior_tiled`: waveform [B, 2, N] -> latents [B, 64, N // 1920]."""
+    return posterior_tiled(vae, wave, runtime=runtime, device=device, dtype=dtype, tile=tile, overlap=overlap)[0]
 
-    `overlap` None is the smallest exact one (`encode_overlap`). Samples beyond the last whole frame go with the
-    last tile: they are heard in it.
+
+def posterior_tiled(
+    vae: Oobleck,
+    wave: Tensor,
+    *,
+    runtime: Runtime,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    tile: int = TILE,
+    overlap: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Waveform [B, 2, N] -> mean and standard deviation of the latents, item by item, tile by tile.
+
+    Each is [B, 64, N // 1920] in fp32 on the CPU. `overlap` None is the smallest exact one (`encode_overlap`). Samples
+    beyond the last whole frame go with the last tile: they are heard in it.
 
     Raises:
         ACEStepError: the result is not finite.
@@ -97,13 +111,14 @@ def encode_tiled(
     overlap = encode_overlap(vae.config) if overlap is None else overlap
     hop = vae.config.hop
     frames = wave.shape[-1] // hop
-    latents = torch.empty(len(wave), vae.config.decoder_input_channels, frames)
-    for item, part in _parts(latents, tiles(frames, tile, overlap), runtime):
+    latents = torch.empty(2, len(wave), vae.config.decoder_input_channels, frames)
+    for item, part in _parts(wave, tiles(frames, tile, overlap), runtime):
         end = wave.shape[-1] if part.end == frames else part.end * hop
         window = wave[item : item + 1, :, part.start * hop : end].to(device, dtype)
-        mean = vae.encode_mean(window)[0, :, part.keep - part.start : part.keep_end - part.start]
-        latents[item, :, part.keep : part.keep_end] = mean
-    return check_finite("VAE encode", latents)
+        both = torch.cat(vae.posterior(window))[..., part.keep - part.start : part.keep_end - part.start]
+        latents[:, item, :, part.keep : part.keep_end] = both  # [2, 64, kept], copied to the CPU, in fp32
+    mean, std = check_finite("VAE encode", latents)
+    return mean, std
 
 
 def _parts(items: Tensor, parts: list[Tile], runtime: Runtime) -> Iterator[tuple[int, Tile]]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ...acestep_models.pipelines.encode import ConditionBatch
-from ...acestep_models.pipelines.generate import Solve
+from ...acestep_models.pipelines.generate import ConditionSchedule, Solve
 from ...acestep_models.runtime import Runtime
 from ...acestep_models.sampling.schedule import Schedule
 from ...acestep_models.tasks import Variant
-from .guider import CORRECTOR, Conditioning, SongGuider, model_defaults
+from .guider import CORRECTOR, STEP, Conditioning, SongGuider, model_defaults
 from .models import CONTEXT, NULL, TOKEN_MASK
 
 
@@ -48,13 +48,17 @@ class HostDecoder:
         """The shift that the model carries: the variant's, or what a ModelSampling node put there."""
         return self._shift
 
-    def run(self, runtime: Runtime, batch: ConditionBatch, noise: Tensor, schedule: Schedule, solve: Solve) -> Tensor:
+    def run(
+        self, runtime: Runtime, conditions: ConditionSchedule, start: Tensor, schedule: Schedule, solve: Solve
+    ) -> Tensor:
         """Latents [B, 64, T]: a sampling run of the host whose sampler is `solve`."""
-        guider = SongGuider(self._patcher, *conditioning(batch), schedule)
+        first, *later = (conditioning(batch) for batch in conditions.sets)
+        guider = SongGuider(self._patcher, *first, schedule)
+        guider.set_later({step: pair for (step, _), pair in zip(conditions.batches[1:], later, strict=True)})
         latents: Tensor = guider.sample(
-            noise,
-            torch.zeros_like(noise),
-            comfy.samplers.KSAMPLER(_sampler(runtime, noise, solve)),
+            start,
+            torch.zeros_like(start),
+            comfy.samplers.KSAMPLER(_sampler(runtime, start, solve)),
             torch.tensor(schedule.times),
             callback=latent_preview.prepare_callback(self._patcher, schedule.steps),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -63,25 +67,29 @@ class HostDecoder:
         return latents.float().cpu()
 
 
-def _sampler(runtime: Runtime, noise: Tensor, solve: Solve) -> Any:
+def _sampler(runtime: Runtime, start: Tensor, solve: Solve) -> Any:
     """A sampler function as the host calls it.
 
-    It starts from the noise itself: the host scales its start by the first time, upstream does not, and the two
-    differ for explicit times that begin below 1.
+    It begins at `start` itself: the host scales its start by the first time, upstream does not, and the two differ
+    for times that begin below 1.
     """
 
     def sampler(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, disable: Any) -> Tensor:
+        step = 0
+
         def velocity(x: Tensor, t: float, *, corrector: bool = False) -> Tensor:
             sigma = torch.full((x.shape[0],), t, device=x.device)
-            options = {**extra_args["model_options"], CORRECTOR: corrector}
+            options = {**extra_args["model_options"], CORRECTOR: corrector, STEP: step}
             denoised: Tensor = model(x, sigma, **{**extra_args, "model_options": options})
             return (x - denoised) / t
 
         def on_step(done: int, music: Tensor, x: Tensor) -> None:
+            nonlocal step
+            step = done
             runtime.check_cancelled()
             if callback is not None:
                 callback({"i": done - 1, "denoised": music, "x": x})
 
-        return solve(velocity, noise.to(x.device), on_step)
+        return solve(velocity, start.to(x.device), on_step)
 
     return sampler

@@ -12,7 +12,9 @@ from ...acestep_models.sampling.schedule import Schedule
 from ...acestep_models.tasks import Variant
 from .models import flow_shift, song_model
 
-CORRECTOR = "acestep_corrector"  # a key of model_options: this call is the second one of a Heun step
+# Keys of model_options: this call is the second one of a Heun step; the step it belongs to, from 0.
+CORRECTOR, STEP = "acestep_corrector", "acestep_step"
+POSITIVE, NEGATIVE = "positive", "negative"
 Conditioning = list[list[Any]]
 
 
@@ -44,6 +46,16 @@ class SongGuider(comfy.samplers.CFGGuider):
         self.set_cfg(schedule.scale)
         self._schedule = schedule
         self._guide: Guide = schedule.guide()
+        self._starts: tuple[int, ...] = ()
+
+    def set_later(self, later: dict[int, tuple[Conditioning, Conditioning]]) -> None:
+        """Positive and negative that take over from a step on, by that step; only DiTSample's loop tells the step.
+
+        The host prepares, counts and places them together with the first ones.
+        """
+        self._starts = tuple(sorted(later))
+        for start, (positive, negative) in later.items():
+            self.inner_set_conds({f"{POSITIVE}{start}": positive, f"{NEGATIVE}{start}": negative})
 
     def sample(self, *args: Any, **given: Any) -> Tensor:
         """A sampling run, which begins with a guidance that remembers nothing."""
@@ -57,7 +69,7 @@ class SongGuider(comfy.samplers.CFGGuider):
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
         """The music [B, 64, T] that x [B, 64, T] at `timestep` [B] is taken for: x - t·v with the guided v."""
         options = dict(model_options or {})
-        corrector = bool(options.pop(CORRECTOR, False))
+        corrector, step = bool(options.pop(CORRECTOR, False)), int(options.pop(STEP, 0))
         t = float(timestep.flatten()[0])
         guided = self._guide.needs_null(t)
 
@@ -67,7 +79,8 @@ class SongGuider(comfy.samplers.CFGGuider):
             return t * self._guide.velocity(x, t, given["cond"] / t, null, corrector)
 
         options.setdefault("sampler_cfg_function", combine)
-        positive, negative = self.conds["positive"], self.conds["negative"]
+        turn = max((str(start) for start in self._starts if start <= step), key=int, default="")
+        positive, negative = self.conds[POSITIVE + turn], self.conds[NEGATIVE + turn]
         scale = self._schedule.scale if guided else 1.0  # 1 makes the host leave out the null
         music: Tensor = comfy.samplers.sampling_function(
             self.inner_model, x, timestep, negative, positive, scale, model_options=options, seed=seed

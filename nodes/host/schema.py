@@ -36,9 +36,9 @@ def socket(kind: Any, name: str, **options: Any) -> Any:
     return kind.Input(name, **_known(kind.Input.__init__, options))
 
 
-def out(kind: Any, name: str, tooltip: str) -> Any:
-    """An output; its id differs from every input's, because old hosts want that."""
-    return kind.Output(f"{name}_out", display_name=name, tooltip=tooltip)
+def out(kind: Any, name: str, tooltip: str, is_list: bool = False) -> Any:
+    """An output; its id differs from every input's, because old hosts want that. A list goes on one by one."""
+    return kind.Output(f"{name}_out", display_name=name, tooltip=tooltip, is_output_list=is_list)
 
 
 def report(*lines: str) -> dict[str, tuple[str]]:

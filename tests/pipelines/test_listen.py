@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from acestep_models.errors import ACEStepError, Cancelled
-from acestep_models.pipelines.listen import Source, encode_source, source_codes
+from acestep_models.pipelines.listen import (
+    Source,
+    check_sound,
+    encode_source,
+    posterior_noise,
+    source_codes,
+    to_source,
+)
 from acestep_models.runtime import PlainRuntime
+from acestep_models.sampling.noise import song_noise
 from acestep_models.units import HOP
 
 
@@ -46,6 +54,31 @@ def test_latents_and_codes_are_those_of_diffusers(tiny_models, diffusers_pipelin
     assert len(codes) == source.codes == math.ceil(samples // HOP / 5) and all(type(code) is int for code in codes)
 
 
+def test_a_seeded_sample_is_drawn_from_diffusers_posterior(tiny_models, diffusers_pipeline, tone, relative_error):
+    """Its mean + its std · our noise, the same again for the same seed."""
+    wave = tone(48_000)
+    with torch.no_grad():
+        posterior = diffusers_pipeline.vae.encode(wave).latent_dist
+    drawn = encode(tiny_models, wave, seed=5)
+    assert relative_error(drawn.latents, posterior.mean + posterior.std * posterior_noise(5, 25)) < 1e-4
+    assert torch.equal(encode(tiny_models, wave, seed=5).latents, drawn.latents)
+    assert not torch.equal(posterior_noise(6, 25), posterior_noise(5, 25))
+    assert torch.equal(drawn.waveform, wave)
+
+
+def test_the_sample_has_its_own_noise():
+    """Else start noise, which mixes noise into the latents, would meet the same numbers in both."""
+    noise = posterior_noise(5, 2000).flatten()
+    assert abs(float(noise.mean())) < 0.01 and abs(float(noise.std()) - 1) < 0.01
+    assert abs(float(torch.corrcoef(torch.stack([noise, song_noise(5, 2000).flatten()]))[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize(("samples", "channels", "rate"), [(24_000, 1, 8_000), (144_000, 6, 48_000)])
+def test_three_seconds_are_enough(tone, samples, channels, rate):
+    check_sound(tone(samples, channels), rate)
+    assert to_source(tone(samples, channels), rate).shape == (1, 2, 144_000)
+
+
 def test_48_khz_stereo_stays_bit_by_bit(tiny_models, tone):
     wave = tone(48_123)
     source = encode(tiny_models, wave)
@@ -77,6 +110,8 @@ def test_in_tiles_as_in_one_go(tiny_models, tone, relative_error, tile):
         (torch.full((1, 2, 96_000), 5e-7), "silence"),
         (torch.ones(1, 2, 47_999), r"expected 1 to 600 seconds of sound, got 0.9999791667; give a longer one"),
         (torch.ones(1, 1, 1), "got 2.083333333e-05"),
+        (torch.ones(1, 2, 0), r"expected one sound \[1, channels, samples\], got \[1, 2, 0\]"),
+        (torch.ones(1, 1, 1).expand(1, 2, 1200 * 48_000), "expected 1 to 600 seconds of sound, got 1200; cut a part"),
         (torch.ones(1, 1, 1).expand(1, 1, 600 * 48_000 + 1), "got 600.0000208; cut a part out of it"),
         (torch.ones(2, 2, 96_000), r"expected one sound \[1, channels, samples\], got \[2, 2, 96000\]"),
         (torch.ones(2, 96_000), r"got \[2, 96000\]"),

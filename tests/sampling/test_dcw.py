@@ -7,6 +7,7 @@ import torch
 
 from acestep_models.sampling.dcw import DCW, haar, unhaar
 from acestep_models.sampling.loop import sample
+from acestep_models.sampling.noise import Noise
 from acestep_models.sampling.schedule import Schedule, flow_times
 
 ROOT2 = 2**0.5
@@ -80,7 +81,9 @@ def test_every_step_is_corrected_against_its_own_estimate(rng, mode):
     times, seen = flow_times(4, 3.0), []
     x = expected = torch.randn(1, 64, 7, generator=rng(0), dtype=torch.float64)
     schedule = Schedule(times, 3.0, dcw=DCW(mode))
-    found = sample(lambda x, t: torch.sin(x) * t, x, schedule, (0,), on_step=lambda done, music, x: seen.append(x))
+    found = sample(
+        lambda x, t: torch.sin(x) * t, x, schedule, Noise((0,)), on_step=lambda done, music, x: seen.append(x)
+    )
     for t, t_next in pairwise(times):
         v = torch.sin(expected) * t
         music, expected = expected - t * v, expected - (t - t_next) * v

@@ -6,6 +6,7 @@ import torch
 from acestep_models.sampling.dcw import DCW
 from acestep_models.sampling.schedule import (
     SamplingOptions,
+    Schedule,
     flow_times,
     parse_times,
     resolve,
@@ -198,3 +199,14 @@ def test_times_are_read_from_text():
     assert parse_times("") is None
     with pytest.raises(ValueError, match="got '0.9; x'"):
         parse_times("0.9; x")
+
+
+@pytest.mark.parametrize(
+    ("level", "first"),
+    [(1.0, 0), (0.9, 0), (0.8, 1), (0.625, 1), (0.624, 2), (0.5, 2), (0.3, 3), (0.1, 3), (0.0, 3)],
+)
+def test_a_schedule_starts_at_its_nearest_time(level, first):
+    """The first of two equally near; at level 0 one step is left, for the end itself begins none."""
+    times = (1.0, 0.75, 0.5, 0.25, 0.0)
+    schedule = Schedule(times, 1.0, "heun", ("a note",), "apg", 7.0)
+    assert schedule.starting(level) == Schedule(times[first:], 1.0, "heun", ("a note",), "apg", 7.0)

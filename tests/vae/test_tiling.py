@@ -10,7 +10,7 @@ from acestep_models.runtime import PlainRuntime
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.oobleck import Oobleck
 from acestep_models.vae.reach import decode_overlap, encode_overlap
-from acestep_models.vae.tiling import Tile, decode_tiled, encode_tiled, tiles
+from acestep_models.vae.tiling import Tile, decode_tiled, encode_tiled, posterior_tiled, tiles
 
 CONFIG = OobleckConfig(
     encoder_hidden_size=4, channel_multiples=(1, 1, 2, 2, 3), decoder_channels=4, decoder_input_channels=2
@@ -79,6 +79,9 @@ def test_tiled_encode_is_the_whole(vae, wave, rng, relative_error, tile, rest):
     got = encode_tiled(vae, wave, runtime=PlainRuntime(), tile=tile, **PLACE)
     assert got.dtype == torch.float32 and got.shape == (2, 2, 53)
     assert relative_error(got, vae.encode_mean(wave)) < 1e-6
+    both = posterior_tiled(vae, wave, runtime=PlainRuntime(), tile=tile, **PLACE)
+    assert torch.equal(both[0], got)
+    assert relative_error(both[1], vae.posterior(wave)[1]) < 1e-6
 
 
 def test_without_overlap_the_joins_are_heard(vae, latents, wave, relative_error):
