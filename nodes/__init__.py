@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .blueprint_tools import BlueprintValues, LoadBlueprint, SaveBlueprint
 from .codes import UnderstandAudio, WriteCodes
+from .cover import Cover
 from .decode import DecodeAudio, Loudness
 from .edit_blueprint import EditBlueprint
 from .encode import EncodeSong
@@ -13,9 +14,13 @@ from .load import LoadDiT
 from .load_lm import LoadLM
 from .plan import Blueprint
 from .planner import PlanSong
+from .reference import EncodeReference
+from .retake import AdjustLatent, Retake
 from .sample import DiTSample, SamplingOptions
 from .score import ChooseBest, ScoreSongs
 from .source import EncodeSource
+from .stems import SeparateStems
+from .tracks import AddTrack, Complete
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
@@ -31,11 +36,18 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadBlueprint,
     BlueprintValues,
     EncodeSource,
+    EncodeReference,
     SamplingOptions,
     EncodeSong,
     Guider,
     Schedule,
     DiTSample,
+    Cover,
+    SeparateStems,
+    AddTrack,
+    Complete,
+    Retake,
+    AdjustLatent,
     DecodeAudio,
     Loudness,
 )

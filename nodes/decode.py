@@ -50,12 +50,13 @@ def _describe(wave: Tensor) -> tuple[str, ...]:
     over = [f"song {i + 1}" for i, peak in enumerate(peaks) if peak > 1.0]
     return (
         f"{wave.shape[0]} song(s) of {wave.shape[-1] / SAMPLE_RATE:g} s, {SAMPLE_RATE} Hz stereo",
-        f"peak: {', '.join(_decibels(peak) for peak in peaks)} dBFS",
+        f"peak: {', '.join(decibels(peak) for peak in peaks)} dBFS",
         f"over full scale: {', '.join(over)}; saving would clip it, put a Loudness node behind" if over else "",
     )
 
 
-def _decibels(amplitude: float) -> str:
+def decibels(amplitude: float) -> str:
+    """An amplitude in dB, where 1 is full scale."""
     return f"{20 * math.log10(amplitude):.1f}" if amplitude > 0 else "-inf"
 
 

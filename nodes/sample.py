@@ -7,6 +7,8 @@ from typing import Any
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.pipelines.generate import SongMeta, generate
+from ..acestep_models.pipelines.reference import Reference
+from ..acestep_models.pipelines.task import Work
 from ..acestep_models.sampling.dcw import DCW, DCW_MODES
 from ..acestep_models.sampling.schedule import (
     DEFAULT_SOLVER,
@@ -34,7 +36,9 @@ from .widgets import (
     decimal,
     describe_schedule,
     given,
+    model_input,
     per_variant,
+    reference_input,
     sampling_input,
     seed_input,
 )
@@ -207,10 +211,11 @@ class DiTSample(io.ComfyNode):
             "are followed: they hold melody and structure.",
             search_aliases=["ksampler", "generate music", "text to music", "text to song"],
             inputs=[
-                socket(io.Model, "model", tooltip="The decoder, from Load DiT; LoRA and shift nodes may be between."),
+                model_input(),
                 conditioner_input(),
                 blueprint_input(),
                 seed_input(),
+                reference_input(),
                 sampling_input(),
             ],
             outputs=[out(io.Latent, "latent", "The song as latents, 25 frames a second, for DecodeAudio.")],
@@ -223,16 +228,23 @@ class DiTSample(io.ComfyNode):
         conditioner: ConditionerModels,
         blueprint: tuple[Blueprint, ...],
         seed: int,
+        reference: Reference | None = None,
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Encode, sample, and say with what."""
-        decoder = HostDecoder(model, seed)
-        song = generate(HostRuntime(), decoder, conditioner, blueprint, sampling or Options(), seed)
-        text = _describe(song.meta)
+        decoder, work = HostDecoder(model, seed), Work("text2music", reference=reference)
+        song = generate(HostRuntime(), decoder, conditioner, blueprint, sampling or Options(), seed, work)
+        text = (*describe_song(song.meta), timbre_line(reference))
         return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))
 
 
-def _describe(meta: SongMeta) -> tuple[str, ...]:
+def timbre_line(reference: Reference | None) -> str:
+    """Whose sound the songs have; nothing where no reference is connected."""
+    return f"timbre: of {len(reference.latents)} recording(s)" if reference else ""
+
+
+def describe_song(meta: SongMeta) -> tuple[str, ...]:
+    """How latents came to be."""
     return (
         *describe_schedule(meta.schedule),
         f"{len(meta.seeds)} song(s) of {frames_to_seconds(meta.frames):g} s",

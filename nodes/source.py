@@ -6,16 +6,17 @@ from typing import Any
 
 from ..acestep_models.pipelines.listen import MIN_SOURCE_SECONDS, SMALL_TILE, Source, encode_source
 from ..acestep_models.runtime import Handle
-from ..acestep_models.units import CODE_RATE, MAX_SECONDS, SAMPLE_RATE
+from ..acestep_models.units import AUDIO_CHANNELS, CODE_RATE, MAX_SECONDS, SAMPLE_RATE
 from ..acestep_models.vae.tiling import TILE
 from .host.latents import audio_parts
 from .host.runtime import HostRuntime
-from .host.schema import AUTO, io, out, report, schema, socket
+from .host.schema import AUTO, KEEP_SEED, io, out, report, schema, socket
 from .types import Source as SourceType
 from .types import Vae
 from .widgets import choice, one_of
 
 TILES = {AUTO: TILE, "small": SMALL_TILE, "whole": None}
+POSTERIORS = ("mean", "sample")
 
 
 class EncodeSource(io.ComfyNode):
@@ -27,52 +28,97 @@ class EncodeSource(io.ComfyNode):
         return schema(
             node_id="ACEStepEncodeSource",
             display_name="ACE-Step 1.5 Encode Source",
-            description="Turns a sound into latents of the model, exactly and without chance, so that other nodes can "
-            "listen to it or work on it.",
+            description="Turns a sound into latents of the model, so that other nodes can listen to it or work on it. "
+            "The same sound always gives the same latents.",
             search_aliases=["vae encode audio", "audio to latent", "input audio"],
-            inputs=[
-                socket(Vae, "vae", tooltip="From Load DiT."),
-                socket(
-                    io.Audio,
-                    "audio",
-                    tooltip=f"{MIN_SOURCE_SECONDS:g} to {MAX_SECONDS:g} seconds of any sample rate, mono, stereo or "
-                    "surround.",
-                ),
-                choice(
-                    "tiled",
-                    [name for name in TILES if name != AUTO],
-                    "auto: in pieces of 20 seconds that join without a seam. small: in pieces of 5 seconds, for little "
-                    "memory. whole: in one go. The result is the same.",
-                    advanced=True,
-                ),
-                socket(
-                    io.Int,
-                    "song",
-                    default=1,
-                    min=1,
-                    advanced=True,
-                    tooltip="Which sound is taken where several come as a batch.",
-                ),
+            inputs=_inputs(),
+            outputs=[
+                out(
+                    SourceType,
+                    "source",
+                    "The sound, its latents and its exact length, for UnderstandAudio, Cover, stems and added tracks.",
+                )
             ],
-            outputs=[out(SourceType, "source", "The sound, its latents and its exact length, for UnderstandAudio.")],
         )
 
     @classmethod
-    def execute(cls, vae: Handle[Any], audio: dict[str, Any], tiled: str, song: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        vae: Handle[Any],
+        audio: dict[str, Any],
+        tiled: str,
+        song: int,
+        posterior: str = POSTERIORS[0],
+        seed: int = 0,
+    ) -> io.NodeOutput:
         """Encode, and say what was heard."""
         wave, rate = audio_parts(audio)
         if not 1 <= song <= len(wave):
             raise ValueError(f"song: expected 1 to {len(wave)}, for so many sounds come on audio; got {song}")
         tile = TILES[one_of("tiled", tiled, tuple(TILES))]
-        source = encode_source(HostRuntime(), vae, wave[song - 1 : song], rate, tile)
-        return io.NodeOutput(source, ui=report(*_describe(source, wave.shape[1], rate)))
+        sampled = one_of("posterior", posterior, POSTERIORS) == "sample"
+        source = encode_source(HostRuntime(), vae, wave[song - 1 : song], rate, tile, seed if sampled else None)
+        drawn = f"posterior: a sample, seed {seed}" if sampled else ""
+        return io.NodeOutput(source, ui=report(*_describe(source, wave.shape[1], rate), drawn))
+
+
+def _inputs() -> list[Any]:
+    return [
+        socket(Vae, "vae", tooltip="From Load DiT."),
+        socket(
+            io.Audio,
+            "audio",
+            tooltip=f"{MIN_SOURCE_SECONDS:g} to {MAX_SECONDS:g} seconds of any sample rate, mono, stereo or surround.",
+        ),
+        choice(
+            "tiled",
+            [name for name in TILES if name != AUTO],
+            "auto: in pieces of 20 seconds that join without a seam. small: in pieces of 5 seconds, for little "
+            "memory. whole: in one go. The result is the same.",
+            advanced=True,
+        ),
+        socket(
+            io.Int,
+            "song",
+            default=1,
+            min=1,
+            advanced=True,
+            tooltip="Which sound is taken where several come as a batch.",
+        ),
+        socket(
+            io.Combo,
+            "posterior",
+            options=list(POSTERIORS),
+            default=POSTERIORS[0],
+            optional=True,
+            advanced=True,
+            tooltip="What is taken of the range of latents that the VAE thinks likely. mean: its middle. sample: one "
+            "drawn by the seed, as upstream does.",
+        ),
+        socket(
+            io.Int,
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=KEEP_SEED,
+            optional=True,
+            advanced=True,
+            tooltip="Another number, another sample; only for posterior sample.",
+        ),
+    ]
 
 
 def _describe(source: Source, channels: int, rate: int) -> tuple[str, ...]:
-    changed = [f"{channels} channels to stereo"] if channels != 2 else []
-    changed += [f"{rate} Hz to {SAMPLE_RATE} Hz"] if rate != SAMPLE_RATE else []
     return (
         f"{source.seconds:g} s, {source.samples} samples, {source.latents.shape[-1]} latent frames",
-        f"changed: {', '.join(changed)}" if changed else "",
+        changes(channels, rate),
         f"as codes: {source.codes}, which are {source.codes / CODE_RATE:g} s",
     )
+
+
+def changes(channels: int, rate: int) -> str:
+    """What had to be done to a sound before the VAE can hear it; nothing for 48 kHz stereo."""
+    changed = [f"{channels} channel{'s' if channels > 1 else ''} to stereo"] if channels != AUDIO_CHANNELS else []
+    changed += [f"{rate} Hz to {SAMPLE_RATE} Hz"] if rate != SAMPLE_RATE else []
+    return f"changed: {', '.join(changed)}" if changed else ""

@@ -9,7 +9,7 @@ from ..acestep_models.sampling.schedule import Schedule
 from ..acestep_models.tasks import VARIANTS, Variant
 from ..acestep_models.units import CODEBOOK_SIZE
 from .host.schema import AUTO, KEEP_SEED, io, socket
-from .types import Blueprint, Conditioner, Lm, Sampling
+from .types import Blueprint, Conditioner, Lm, Reference, Sampling, Source
 
 AUTO_NUMBER = -1
 
@@ -144,3 +144,39 @@ def _guidance_text(schedule: Schedule) -> str:
         f"ema {schedule.ema:g}" if schedule.ema else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def model_input() -> Any:
+    """The decoder."""
+    return socket(io.Model, "model", tooltip="The decoder, from Load DiT; LoRA and shift nodes may be between.")
+
+
+def base_model_input() -> Any:
+    """The decoder of a task that only base models know."""
+    return socket(
+        io.Model,
+        "model",
+        tooltip="A base decoder, from Load DiT. Turbo models never learned this and are refused before anything runs; "
+        "sft models may try.",
+    )
+
+
+def source_input(tooltip: str, lazy: bool = False) -> Any:
+    """The wire from EncodeSource; a lazy one is not made before the node has said that it may run."""
+    return socket(Source, "source", lazy=lazy, tooltip=tooltip)
+
+
+def lazy_blueprint_input(tooltip: str, optional: bool = False) -> Any:
+    """The song on paper, not planned before the node has said that it may run."""
+    return socket(Blueprint, "blueprint", lazy=True, optional=optional, tooltip=tooltip)
+
+
+def reference_input() -> Any:
+    """The wire from EncodeReference."""
+    return socket(
+        Reference,
+        "reference",
+        optional=True,
+        tooltip="From EncodeReference: whose sound the song shall have. It changes voices and instruments, never "
+        "melody or structure.",
+    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,29 @@ from sounds import write_sound
 
 WORKFLOWS = ROOT / "workflows"
 NOTES = ("MarkdownNote", "Note")
+TAKES = ("ACEStepDiTSample", "ACEStepCover", "ACEStepAddTrack", "ACEStepComplete", "ACEStepRetake")
 KEPT = ("pos", "size", "properties", "title", "color", "bgcolor")
 TO_CANVAS = """async ([prompt, name]) => { await window.app.loadApiJson(prompt, name);
   await new Promise(done => setTimeout(done, 800)); window.app.graph.arrange(120); }"""
 
 
 def author(page: Any, name: str) -> dict[str, Any]:
-    """The workflow for a twin, laid out in columns; of its seeds only DiTSample's changes by itself."""
+    """The workflow for a twin, laid out in columns; of its seeds only that of a take changes by itself."""
     prompt = json.loads((WORKFLOWS / "api" / f"{name}.json").read_text())
     page.evaluate(TO_CANVAS, [prompt, name])
     page.wait_for_timeout(500)
     workflow = serialized(page)
     for node in workflow["nodes"]:
         node.setdefault("properties", {})
-        values = node.get("widgets_values") or []
-        if node["type"] != "ACEStepDiTSample":
-            node["widgets_values"] = ["fixed" if value == "randomize" else value for value in values]
+        node["widgets_values"] = list(_fixed(node["type"], node.get("widgets_values") or []))
     return workflow
+
+
+def _fixed(kind: str, values: list[Any]) -> Iterator[Any]:
+    """The values of a node, of whose seeds only the last one changes, and only where that is another take."""
+    seeds = [place for place, value in enumerate(values) if value == "randomize"]
+    changes = seeds[-1:] if kind in TAKES else []
+    return ("fixed" if place in seeds and place not in changes else value for place, value in enumerate(values))
 
 
 def keep_layout(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:

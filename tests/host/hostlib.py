@@ -34,6 +34,8 @@ RELEASED = {
     "lm": ("text_encoders", "qwen_1.7b_ace15.safetensors"),
 }
 MODEL, PLANNER = RELEASED["model"][1], RELEASED["lm"][1]
+BASE = "acestep_v1.5_base.safetensors"
+CONFIG_KEY = "acestep_config"
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 # The first-run dialogs of the frontend would cover the canvas.
 SETTINGS = {
@@ -289,6 +291,18 @@ def link_models(target: Path, models: Any) -> None:
     for role, (folder, name) in RELEASED.items():
         (target / folder).mkdir(parents=True, exist_ok=True)
         (target / folder / name).symlink_to(getattr(models, role))
+    write_base(target / "diffusion_models" / BASE, models.model)
+
+
+def write_base(file: Path, turbo: Path) -> None:
+    """The same weights as a base model: only the config says which one it is."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(turbo, "pt") as opened:
+        metadata = dict(opened.metadata())
+    config = {**json.loads(metadata[CONFIG_KEY]), "is_turbo": False, "model_version": "base"}
+    save_file(load_file(turbo), file, {**metadata, CONFIG_KEY: json.dumps(config)})
 
 
 def extra_model_paths(file: Path, models: Path) -> Path:

@@ -192,7 +192,7 @@ def test_a_source_is_encoded(host):
     assert run.ok, run.message
     assert run.text(SOURCE).splitlines() == [
         "1.1 s, 52800 samples, 27 latent frames",
-        "changed: 1 channels to stereo, 44100 Hz to 48000 Hz",
+        "changed: 1 channel to stereo, 44100 Hz to 48000 Hz",
         "as codes: 6, which are 1.2 s",
     ]
 

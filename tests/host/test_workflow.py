@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import av
 import pytest
 from hostlib import ROOT
 
@@ -12,6 +13,25 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("MarkdownNote", "Note")
 FRONTEND_ONLY = {"audioUI", "upload"}
+# A new run is another take of the same song: these seeds change, and nobody else's does.
+TAKES = {
+    ("ACEStepDiTSample", "seed"),
+    ("ACEStepCover", "seed"),
+    ("ACEStepAddTrack", "seed"),
+    ("ACEStepComplete", "seed"),
+    ("ACEStepRetake", "retake_seed"),
+}
+SECOND = 48_000
+# Samples of what each saves; a source has 10.1 s, and its latents are 10.08 s.
+LENGTHS = {
+    "text_to_song": [30 * SECOND],
+    "reference": [30 * SECOND],
+    "retake": [30 * SECOND],
+    "cover": [483_840],
+    "vocal_to_song": [483_840],
+    "add_track": [483_840, 484_800],
+    "stems": [484_800] * 5,
+}
 each_workflow = pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 
 
@@ -33,16 +53,13 @@ def spec_of(info: dict, kind: str) -> dict:
 
 
 def widget_values(node: dict, spec: dict) -> dict:
-    """Widget values by input name; a seed is followed by what happens to it after a run.
-
-    A new run is another take of the same song: DiTSample's seed changes, and nobody else's does.
-    """
+    """Widget values by input name; a seed is followed by what happens to it after a run."""
     named, left = {}, list(node.get("widgets_values") or [])
-    after = "randomize" if node["type"] == "ACEStepDiTSample" else "fixed"
     for name, (kind, *rest) in spec.items():
         if (isinstance(kind, list) or kind in WIDGETS) and not (rest and rest[0].get("forceInput")):
             named[name] = left.pop(0)
-            if name in ("seed", "noise_seed"):
+            if name in ("seed", "noise_seed", "retake_seed"):
+                after = "randomize" if (node["type"], name) in TAKES else "fixed"
                 assert left.pop(0) == after, node["type"]
     assert set(left) <= {"", None}, f"too many widget values: {left}"
     return named
@@ -99,5 +116,13 @@ def test_twin_runs(host, file):
     sounds = [key for key, node in prompt.items() if node["class_type"] == "SaveAudio"]
     plans = [key for key, node in prompt.items() if node["class_type"] == "ACEStepSaveBlueprint"]
     assert sounds or plans
-    assert all(host.files(run, key)[0].stat().st_size > 100_000 for key in sounds)
+    files = [saved for key in sounds for saved in host.files(run, key)]
+    assert all(saved.stat().st_size > 100_000 for saved in files)
+    assert file.stem not in LENGTHS or sorted(map(samples, files)) == LENGTHS[file.stem]
     assert all("saved: " in run.text(key) for key in plans)
+
+
+def samples(path):
+    """How long a sound file is, counted frame by frame."""
+    with av.open(str(path)) as opened:
+        return sum(frame.samples for frame in opened.decode(opened.streams.audio[0]))

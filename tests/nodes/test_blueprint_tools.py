@@ -147,7 +147,7 @@ def test_a_source_says_what_it_heard(pack, loaded, core):
     assert isinstance(source, core("pipelines.listen").Source) and source.latents.shape == (1, 64, 25)
     text = output.ui["text"][0].splitlines()
     assert text[0] == "1.01 s, 48480 samples, 25 latent frames"
-    assert text[1] == "changed: 1 channels to stereo, 44100 Hz to 48000 Hz"
+    assert text[1] == "changed: 1 channel to stereo, 44100 Hz to 48000 Hz"
     assert text[2] == "as codes: 5, which are 1 s"
     for song, tiled, message in (
         (3, "auto", "song: expected 1 to 2"),

@@ -1,15 +1,16 @@
-"""A pack beside ours that writes down what a planner reads: every id that reaches its embedding, call by call."""
+"""A pack beside ours that writes down what a planner reads, and keeps sounds as they are, which files would round."""
 
 import json
 import os
 
 import folder_paths
+from safetensors.torch import save_file
 
 FILE = "ids_read_by_the_planner.jsonl"
 
 
 class SpyOnLM:
-    """Passes a planner on with an ear at its embedding."""
+    """Passes a planner on with an ear at its embedding: every id that reaches it, call by call."""
 
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "listen", ("ACESTEP_LM",)
 
@@ -28,4 +29,19 @@ class SpyOnLM:
         return (lm,)
 
 
-NODE_CLASS_MAPPINGS = {"SpyOnLM": SpyOnLM}
+class KeepSounds:
+    """Writes the waveforms of sounds, one or a list, into one file: "0", "1" and so on."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE, INPUT_IS_LIST = "tests", "keep", (), True, True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"audio": ("AUDIO",), "name": ("STRING",)}}
+
+    def keep(self, audio, name):
+        path = os.path.join(folder_paths.get_output_directory(), f"{name[0]}.safetensors")
+        save_file({str(place): sound["waveform"].contiguous() for place, sound in enumerate(audio)}, path)
+        return {"ui": {"text": [path]}}
+
+
+NODE_CLASS_MAPPINGS = {"SpyOnLM": SpyOnLM, "KeepSounds": KeepSounds}

@@ -1,0 +1,114 @@
+"""SeparateStems: the tracks of a mix, one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..acestep_models.blueprint import Blueprint
+from ..acestep_models.pipelines.encode import ConditionerModels
+from ..acestep_models.pipelines.generate import Take
+from ..acestep_models.pipelines.listen import Source
+from ..acestep_models.pipelines.stems import Stems, separate_stems
+from ..acestep_models.runtime import Handle
+from ..acestep_models.sampling.schedule import SamplingOptions as Options
+from ..acestep_models.tasks import TRACKS
+from .decode import decibels
+from .host.decoder import HostDecoder
+from .host.latents import audio
+from .host.runtime import HostRuntime
+from .host.schema import KEEP_SEED, io, out, report, schema, socket
+from .sample import describe_song
+from .types import Vae
+from .widgets import (
+    base_model_input,
+    conditioner_input,
+    lazy_blueprint_input,
+    sampling_input,
+    source_input,
+)
+from .work import ALL, check_model, read_tracks, source_line, still_to_make, tracks_problem
+
+TASK = "extract"
+
+
+class SeparateStems(io.ComfyNode):
+    """Node "ACEStepSeparateStems"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """A mix in; its tracks, their names and the rest out."""
+        return schema(
+            node_id="ACEStepSeparateStems",
+            display_name="ACE-Step 1.5 Separate Stems",
+            description="Takes the tracks out of a mix, one after another, and says what is left without them. "
+            "Needs a base model.",
+            search_aliases=["stems", "source separation", "extract vocals", "demix", "instrumental", "karaoke"],
+            inputs=[
+                base_model_input(),
+                conditioner_input(),
+                socket(Vae, "vae", tooltip="From Load DiT; it turns each track into sound."),
+                source_input("The mix, from EncodeSource.", lazy=True),
+                socket(
+                    io.String,
+                    "tracks",
+                    default=ALL,
+                    multiline=True,
+                    tooltip=f"{ALL}, or some of {', '.join(TRACKS)}; with commas or one a line. Each takes as long as "
+                    "a song.",
+                ),
+                socket(
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=KEEP_SEED,
+                    tooltip="All tracks have the same one, so that a track alone comes out as it does among others.",
+                ),
+                lazy_blueprint_input("What you know of the song: caption, lyrics, tempo, key. It helps.", True),
+                sampling_input(),
+            ],
+            outputs=[
+                out(io.Audio, "stems", "A list of sounds, each exactly as long as the source.", is_list=True),
+                out(io.String, "names", "A list with the track of each sound.", is_list=True),
+                out(io.Audio, "residual", "The source without all of these stems; with them it is the source again."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, tracks: Any = None) -> bool | str:
+        """Complain of unknown tracks before anything runs; a linked input is not known yet and arrives as None."""
+        return tracks_problem(tracks)
+
+    @classmethod
+    def check_lazy_status(cls, **given: Any) -> list[str]:
+        """Refuse a model that cannot do it before the source is encoded or a song planned."""
+        check_model(TASK, given["model"])
+        return still_to_make(given)
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        conditioner: ConditionerModels,
+        vae: Handle[Any],
+        source: Source,
+        tracks: str,
+        seed: int,
+        blueprint: tuple[Blueprint, ...] | None = None,
+        sampling: Options | None = None,
+    ) -> io.NodeOutput:
+        """Track after track, and what is left."""
+        check_model(TASK, model)
+        names = read_tracks(tracks)
+        take = Take(blueprint or (Blueprint(),), sampling or Options(), seed)
+        stems = separate_stems(HostRuntime(), HostDecoder(model, seed), conditioner, vae, take, source, names)
+        sounds = [audio(wave[None]) for wave in stems.waveforms]
+        text = (source_line(source), *describe_song(stems.metas[0]), *_levels(stems))
+        return io.NodeOutput(sounds, list(stems.names), audio(stems.residual[None]), ui=report(*text))
+
+
+def _levels(stems: Stems) -> list[str]:
+    """How loud each track is, and what is left."""
+    parts = [*zip(stems.names, stems.waveforms, strict=True), ("residual", stems.residual)]
+    return [f"{name}: peak {decibels(float(wave.abs().max()))} dBFS" for name, wave in parts]
