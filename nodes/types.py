@@ -10,3 +10,5 @@ Blueprint = io.Custom("ACESTEP_BLUEPRINT")
 Sampling = io.Custom("ACESTEP_SAMPLING")
 Lm = io.Custom("ACESTEP_LM")
 Source = io.Custom("ACESTEP_SOURCE")
+# One of a list's words: fits into lists (COMBO) and into texts, which the host keeps apart.
+Word = io.Custom("COMBO,STRING")
