@@ -51,7 +51,7 @@ _MODES = {"major": "major", "maj": "major", "": "major", "minor": "minor", "min"
 
 def _text(name: str, value: Any, limit: int) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected text, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected text, got {shown(value)}")
     if len(value) > limit:
         raise ValueError(f"{name}: at most {limit} characters, got {len(value)}; shorten the {name}")
     broken = next((place for place, letter in enumerate(value) if "\ud800" <= letter <= "\udfff"), None)
@@ -71,9 +71,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
+def message_of(error: Exception, keys: dict[str, str]) -> str:
+    """The message of an error about a field, with the name that the file has for it: "duration (seconds): ..."."""
+    field, colon, rest = str(error).partition(":")
+    return f"{keys[field]} ({field}){colon}{rest}" if keys.get(field, field) != field else str(error)
+
+
 def _number(name: str, value: Any, low: float, high: float, unit: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
     if not low <= value <= high:  # not a number is not in the range either
         raise ValueError(f"{name}: expected {low:g} to {high:g} {unit}, or auto; got {shown(value)}")
     return value
@@ -143,7 +149,7 @@ def check_codes(value: Any) -> tuple[int, ...]:
 
 def _seed(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a whole number, got {shown(value)}")
     if not 0 <= value <= MAX_SEED:
         raise ValueError(f"{name}: expected 0 to {MAX_SEED}, got {shown(value)}")
     return value
@@ -152,7 +158,7 @@ def _seed(name: str, value: Any) -> int:
 def check_score(value: Any) -> float:
     """`value` if it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"score: expected a number, got {type(value).__name__}")
+        raise TypeError(f"score: expected a number, got {shown(value)}")
     if not -1e300 <= value <= 1e300:
         raise ValueError(f"score: expected a finite number, got {shown(value)}")
     return float(value)

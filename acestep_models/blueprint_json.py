@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .blueprint import INSTRUMENTAL, Blueprint
-from .blueprint_fields import JSON_NAMES, check_codes, check_depth, shown
+from .blueprint_fields import JSON_NAMES, check_codes, check_depth, message_of, shown
 from .code_text import CODE_STYLES, codes_text, parse_codes
 from .units import MAX_SONGS
 
@@ -109,7 +110,7 @@ def read_plan(text: str) -> tuple[Blueprint, ...]:
     _check_count(len(objects))
     drafts = [draft for one in objects for draft in _drafts(one)]
     _check_count(len(drafts))
-    return tuple(_blueprint(index, len(drafts), *draft) for index, draft in enumerate(drafts, 1))
+    return tuple(_blueprint(index, len(drafts), draft) for index, draft in enumerate(drafts, 1))
 
 
 def _check_count(songs: int) -> None:
@@ -147,15 +148,27 @@ def _int(number: str) -> int:
     return int(number) if len(number) <= 40 else _refuse(number)
 
 
-def _drafts(data: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, str]]]:
-    """Fields and kept keys of every song of one object."""
+@dataclass(frozen=True)
+class _Draft:
+    """Our fields under our names (None = unset), the file's own key of each, and what we do not know as JSON text."""
+
+    fields: dict[str, Any]
+    keys: dict[str, str]
+    extra: dict[str, str]
+
+    def over(self, other: _Draft) -> _Draft:
+        """Both, where this one has the last word."""
+        return _Draft({**other.fields, **self.fields}, {**other.keys, **self.keys}, {**other.extra, **self.extra})
+
+
+def _drafts(data: dict[str, Any]) -> list[_Draft]:
+    """Every song of one object."""
     _check_schema(data)
     songs = data.get("songs") or [{}]
     if not isinstance(songs, list) or not all(isinstance(song, dict) for song in songs):
         raise ValueError(f"songs: expected a list of objects, one a song, got {shown(songs)}")
-    fields, extra = _canonical(data)
-    own = [_canonical(song) for song in songs[: MAX_SONGS + 1]]
-    return [({**fields, **mine}, {**extra, **kept}) for mine, kept in own]
+    shared = _canonical(data)
+    return [_canonical(song).over(shared) for song in songs[: MAX_SONGS + 1]]
 
 
 def _check_schema(data: dict[str, Any]) -> None:
@@ -169,30 +182,34 @@ def _check_schema(data: dict[str, Any]) -> None:
         )
 
 
-def _canonical(data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Our fields under our names (None = unset), and what we do not know as JSON text."""
-    fields: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    extra: dict[str, str] = {}
+def _canonical(data: dict[str, Any]) -> _Draft:
+    """What one object says."""
+    draft = _Draft({}, {}, {})
+    fields, sources = draft.fields, draft.keys
     if len(data) > _MAX_KEYS:
         raise ValueError(f"blueprint JSON: {len(data)} keys in an object, at most {_MAX_KEYS}; is this the right file?")
     for key, value in data.items():
         field = JSON_NAMES.get(key)
         if field is None:
-            extra[key] = json.dumps(value, ensure_ascii=False)
+            draft.extra[key] = json.dumps(value, ensure_ascii=False)
         elif field not in _STRUCTURE:
-            read = _read(field, value)
+            read = _read(field, value, key)
             if fields.get(field) is not None and read is not None and fields[field] != read:
                 raise ValueError(f"{sources[field]} and {key} say different things about one field; remove one of them")
             if fields.get(field) is None:
                 fields[field], sources[field] = read, key
-    return fields, extra
+    return draft
 
 
-def _read(field: str, value: Any) -> Any:
+def _read(field: str, value: Any, key: str) -> Any:
     """A value as the blueprint takes it; None for the many ways of saying nothing."""
-    if value is None:
-        return None
+    try:
+        return None if value is None else _read_value(field, value)
+    except ValueError as error:
+        raise ValueError(message_of(error, {field: key})) from error
+
+
+def _read_value(field: str, value: Any) -> Any:
     if field in _FACTS:
         return _read_fact(field, value)
     if field in ("seed", "codes_seed", "score"):
@@ -223,7 +240,7 @@ def _read_codes(value: Any) -> tuple[int, ...] | None:
     if isinstance(value, str):
         return parse_codes(value) or None
     if not isinstance(value, list):
-        raise ValueError(f"audio_codes: expected a list, or text, got {shown(value)}")
+        raise ValueError(f"codes: expected a list, or text, got {shown(value)}")
     return check_codes(value) if value else None
 
 
@@ -257,15 +274,16 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _blueprint(index: int, count: int, fields: dict[str, Any], extra: dict[str, str]) -> Blueprint:
-    instrumental = fields.pop("instrumental", None)
-    given = {name: value for name, value in fields.items() if value is not None}
+def _blueprint(index: int, count: int, draft: _Draft) -> Blueprint:
+    instrumental = draft.fields.pop("instrumental", None)
+    given = {name: value for name, value in draft.fields.items() if value is not None}
     try:
         if instrumental:
             given["lyrics"] = _unsung(given.get("lyrics", ""))
-        return Blueprint(**given, extra=tuple(extra.items()))
+        return Blueprint(**given, extra=tuple(draft.extra.items()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"song {index}: {error}" if count > 1 else str(error)) from error
+        message = message_of(error, draft.keys)
+        raise ValueError(f"song {index}: {message}" if count > 1 else message) from error
 
 
 def _unsung(lyrics: Any) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.blueprint_json import codes_text, read_plan, write_plan
 from .host import plan_files
 from .host.schema import AUTO, io, out, report, schema, socket
-from .plan import TIME_SIGNATURES, codes_line
-from .summary import contents, meant, song_input
+from .plan import METERS, codes_line
+from .summary import checked_songs, contents, meant, song_input
 from .types import Blueprint as BlueprintType
+from .types import Word
 from .widgets import AUTO_NUMBER, blueprint_input
 
 NO_FILE = "none"
@@ -46,9 +48,10 @@ class SaveBlueprint(io.ComfyNode):
     @classmethod
     def execute(cls, blueprint: tuple[Blueprint, ...], filename_prefix: str) -> io.NodeOutput:
         """Write, and say where."""
-        path = plan_files.save_plan_file(filename_prefix, write_plan(blueprint))
+        songs = checked_songs(blueprint)
+        path = plan_files.save_plan_file(filename_prefix, write_plan(songs))
         return io.NodeOutput(
-            blueprint, ui=report(f"saved: {plan_files.shown(path)}", f"songs: {len(blueprint)}", codes_line(blueprint))
+            songs, ui=report(f"saved: {plan_files.shown(path)}", f"songs: {len(songs)}", codes_line(songs))
         )
 
 
@@ -101,7 +104,18 @@ class LoadBlueprint(io.ComfyNode):
             given = "both" if json.strip() else "neither"
             raise ValueError(f"file and json: expected one of them, got {given}; choose a file, or paste its text")
         songs = read_plan(json if file == NO_FILE else plan_files.read_plan_file(file))
-        return io.NodeOutput(songs, ui=report(*contents(songs)))
+        return io.NodeOutput(songs, ui=report(*_doubts(songs), *contents(songs)))
+
+
+def _doubts(songs: tuple[Blueprint, ...]) -> tuple[str, str]:
+    """What is likely a slip: fields that nobody knows, and songs that say nothing."""
+    unknown = dict.fromkeys(name for song in songs for name, _ in song.extra)
+    silent = [str(number) for number, song in enumerate(songs, 1) if replace(song, extra=()) == Blueprint()]
+    where = f" in song {', '.join(silent)}" if len(songs) > 1 else ""
+    return (
+        f"unknown fields, kept: {', '.join(unknown)}" if unknown else "",
+        f"nothing is set{where}: no field that this node knows" if silent else "",
+    )
 
 
 class BlueprintValues(io.ComfyNode):
@@ -123,16 +137,14 @@ class BlueprintValues(io.ComfyNode):
     @classmethod
     def execute(cls, blueprint: tuple[Blueprint, ...], song: int) -> io.NodeOutput:
         """Its values, and a view of them."""
-        if song == 0:
-            raise ValueError(f"song: expected 1 to {len(blueprint)}, got 0; the values are those of one song")
-        one = blueprint[meant(blueprint, song)[0]]
-        meters = {signature[0]: signature for signature in TIME_SIGNATURES}
+        songs = checked_songs(blueprint)
+        one = songs[meant(songs, song, first=1)[0]]
         return io.NodeOutput(
             one.caption,
             one.lyrics,
             one.bpm or AUTO_NUMBER,
             one.key or AUTO,
-            meters.get(one.time_signature or "", AUTO),
+            METERS.get(one.time_signature or "", AUTO),
             one.length or float(AUTO_NUMBER),
             one.language or AUTO,
             codes_text(one.codes or ()),
@@ -146,10 +158,10 @@ def _value_outputs() -> list[Any]:
         out(io.String, "caption", "How it sounds."),
         out(io.String, "lyrics", "What is sung."),
         out(io.Int, "bpm", f"Beats a minute; {AUTO_NUMBER} = unset."),
-        out(io.String, "key", f"Such as C# minor; {AUTO} = unset."),
-        out(io.String, "time_signature", f"Such as 4/4; {AUTO} = unset."),
+        out(Word, "key", f"Such as C# minor, for a list or a text; {AUTO} = unset."),
+        out(Word, "time_signature", f"Such as 4/4, for a list or a text; {AUTO} = unset."),
         out(io.Float, "seconds", f"Length, that of the codes where only they are set; {AUTO_NUMBER} = unset."),
-        out(io.String, "language", f"Such as en; {AUTO} = unset."),
+        out(Word, "language", f"Such as en, for a list or a text; {AUTO} = unset."),
         out(io.String, "codes", "Audio codes as text, 5 for each second; empty = none."),
         out(io.String, "json", "This song as SaveBlueprint writes it."),
     ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.pipelines.listen import Source, source_codes
-from ..acestep_models.planner.codes import CodesOptions, write
+from ..acestep_models.planner.codes import CodesOptions, lengths, write
 from ..acestep_models.planner.lm import LM
 from ..acestep_models.planner.sampling import TokenSampling
-from ..acestep_models.planner.understand import UnderstandOptions, understand
-from ..acestep_models.units import DEFAULT_SECONDS
-from .describe import describe_codes, describe_songs
+from ..acestep_models.planner.understand import UnderstandOptions, gaps, understand
+from .describe import describe_full, describe_lengths, describe_songs, told_together
+from .describe_codes import describe_heard, describe_written
 from .host.schema import io, out, report, schema, socket
 from .planner_runtime import PlannerRuntime
+from .summary import checked_songs
 from .types import Blueprint as BlueprintType
 from .types import Source as SourceType
 from .widgets import (
@@ -23,8 +25,10 @@ from .widgets import (
     decimal,
     lm_input,
     lm_seed_input,
+    lm_wire,
     one_of,
     sampling_inputs,
+    wire,
 )
 
 MOST_GUIDANCE = 10.0
@@ -44,7 +48,7 @@ class WriteCodes(io.ComfyNode):
             description="Writes the audio codes of each song, 5 for a second: the melody and structure that DiTSample "
             "then turns into sound.",
             search_aliases=["lm", "audio codes", "semantic tokens", "thinking"],
-            inputs=[lm_input(), blueprint_input(), lm_seed_input(), *_codes_inputs()],
+            inputs=[lm_input(), blueprint_input(), _codes_seed(), *_codes_inputs()],
             outputs=[out(BlueprintType, "blueprint", "The same songs with their codes, for DiTSample.")],
         )
 
@@ -64,7 +68,7 @@ class WriteCodes(io.ComfyNode):
         prompt_format: str,
     ) -> io.NodeOutput:
         """Write, and say how many."""
-        runtime = PlannerRuntime(lm)
+        runtime, before = PlannerRuntime(lm_wire(lm)), checked_songs(blueprint)
         options = CodesOptions(
             seed=seed,
             guidance=guidance,
@@ -73,14 +77,12 @@ class WriteCodes(io.ComfyNode):
             natural_end=one_of("ending", ending, ENDINGS) == "natural",
             legacy=one_of("prompt_format", prompt_format, FORMATS) == "legacy",
         )
-        songs = write(runtime, lm, blueprint, options)
-        text = (
-            describe_codes(songs),
-            _length(blueprint, songs),
-            f"guidance: {guidance:g}",
-            *runtime.manner(),
-        )
-        return io.NodeOutput(songs, ui=report(*text))
+        warning = describe_lengths(lengths(before))
+        runtime.warn(warning)
+        songs = write(runtime, lm, before, options)
+        written = any("codes" not in song.locked for song in before)
+        manner = (f"guidance: {guidance:g}", *runtime.manner()) if written else ()
+        return io.NodeOutput(songs, ui=report(*describe_written(before, songs), warning, *manner))
 
 
 class UnderstandAudio(io.ComfyNode):
@@ -98,7 +100,7 @@ class UnderstandAudio(io.ComfyNode):
             inputs=[
                 lm_input(),
                 conditioner_input(),
-                lm_seed_input(),
+                lm_seed_input("other words", "Every song of a blueprint is heard with this one seed."),
                 *sampling_inputs(temperature=0.3),
                 socket(SourceType, "source", optional=True, tooltip="The song to listen to, from EncodeSource."),
                 socket(
@@ -126,16 +128,21 @@ class UnderstandAudio(io.ComfyNode):
         blueprint: tuple[Blueprint, ...] | None = None,
     ) -> io.NodeOutput:
         """Codes of the source, else of the blueprint; then what they say."""
-        runtime = PlannerRuntime(lm)
+        runtime = PlannerRuntime(lm_wire(lm))
+        wire("conditioner", conditioner, ConditionerModels, "Load DiT")
+        if source is not None:
+            wire("source", source, Source, "EncodeSource")
         options = UnderstandOptions(seed, TokenSampling(temperature, top_p, top_k))
-        drafts = blueprint or (Blueprint(),)
+        drafts = checked_songs((Blueprint(),) if blueprint in (None, ()) else blueprint)
         heard = source_codes(runtime, conditioner, source) if source else None
         codes = {draft: _codes_of(draft, heard) for draft in drafts}  # equal drafts are one question
         answers = {draft: understand(runtime, lm, read, draft, options) for draft, read in codes.items()}
         songs = tuple(answers[draft] for draft in drafts)
         counts = " or ".join(dict.fromkeys(str(len(read)) for read in codes.values()))
         origin = f"read: {counts} codes of the {'source' if source else 'blueprint'}"
-        return io.NodeOutput(songs, ui=report(origin, *describe_songs(songs), *runtime.manner()))
+        return io.NodeOutput(
+            songs, ui=report(origin, *describe_songs(songs), *_kept(drafts, songs, codes), *runtime.manner())
+        )
 
 
 def _codes_of(song: Blueprint, heard: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -148,9 +155,17 @@ def _codes_of(song: Blueprint, heard: tuple[int, ...] | None) -> tuple[int, ...]
     return codes
 
 
-def _length(before: tuple[Blueprint, ...], after: tuple[Blueprint, ...]) -> str:
-    length = f"length: {after[0].seconds or DEFAULT_SECONDS:g} s"
-    return length if before[0].is_set("seconds") else f"{length} (auto: neither a plan nor you said how long)"
+def _kept(
+    drafts: Sequence[Blueprint], songs: Sequence[Blueprint], codes: Mapping[Blueprint, tuple[int, ...]]
+) -> tuple[str, ...]:
+    """What of the sound did not become the song's, and why."""
+    full = [describe_full(*gaps(draft), "all that can be heard") for draft in drafts]
+    notes = [describe_heard(draft, song, codes[draft]) for draft, song in zip(drafts, songs, strict=True)]
+    return (*told_together(full), *told_together(notes))
+
+
+def _codes_seed() -> Any:
+    return lm_seed_input("other codes", "Song 2 of a batch takes seed + 1, song 3 seed + 2 and so on.")
 
 
 def _codes_inputs() -> list[Any]:
@@ -166,7 +181,8 @@ def _codes_inputs() -> list[Any]:
             "negative",
             default="",
             advanced=True,
-            tooltip="What guidance pushes away from, in words. Empty: from nothing in particular, as trained.",
+            tooltip="What guidance pushes away from, in words, 4096 characters at most. Empty: from nothing in "
+            "particular, as trained.",
         ),
         *sampling_inputs(min_p=True),
         socket(

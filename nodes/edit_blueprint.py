@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from ..acestep_models.blueprint import KEYS, LANGUAGES, MAX_BPM, PLANNED, Blueprint
+from ..acestep_models.blueprint import KEYS, LANGUAGES, MAX_BPM, MAX_SEED, PLANNED, Blueprint
 from ..acestep_models.blueprint_fields import JSON_NAMES
 from ..acestep_models.blueprint_json import parse_codes
 from ..acestep_models.units import MAX_SECONDS
+from .describe import describe_old_codes
 from .host.schema import AUTO, io, out, report, schema, socket
 from .plan import TIME_SIGNATURES
-from .summary import contents, meant, song_input
+from .summary import checked_songs, contents, meant, song_input
 from .types import Blueprint as BlueprintType
 from .widgets import AUTO_NUMBER, blueprint_input, decimal
 
 KEEP_NUMBER = 0
 _KEEP = "Empty = as it is, auto = unset."
 _KEEP_NUMBER = f"{KEEP_NUMBER} = as it is, {AUTO_NUMBER} = unset."
+# What people write for a field: its names in files, this node's own for the seed, and each in two words.
+_NAMES = {**{name: field for name, field in JSON_NAMES.items() if field in PLANNED}, "song_seed": "seed"}
+_TWO_WORDS = re.compile("|".join(rf"\b{name.replace('_', '[ _]')}\b" for name in _NAMES if "_" in name))
 
 
 class EditBlueprint(io.ComfyNode):
@@ -64,12 +69,23 @@ class EditBlueprint(io.ComfyNode):
         both = sorted(set(locked) & set(freed))
         if both:
             raise ValueError(f"lock and unlock: {', '.join(both)} cannot be in both; take it out of one of them")
-        places = meant(blueprint, song)
+        before = checked_songs(blueprint)
+        places = meant(before, song)
         songs = tuple(
-            one.edit(**changes).unlock(freed).lock(locked) if index in places else one
-            for index, one in enumerate(blueprint)
+            _edited(one, changes).unlock(freed).lock(locked) if index in places else one
+            for index, one in enumerate(before)
         )
-        return io.NodeOutput(songs, ui=report(*_dropped(blueprint, songs), *contents(songs)))
+        notes = (_dropped(before, songs), describe_old_codes(before, songs), _alike(changes.get("seed"), len(places)))
+        return io.NodeOutput(songs, ui=report(*notes, *contents(songs)))
+
+
+def _edited(song: Blueprint, changes: dict[str, Any]) -> Blueprint:
+    """The song with the changes; errors say what else a number may be here."""
+    try:
+        return song.edit(**changes)
+    except ValueError as error:
+        hint = f" ({AUTO_NUMBER} is auto, {KEEP_NUMBER} keeps it)" if str(error).startswith(("bpm", "seconds")) else ""
+        raise ValueError(f"{error}{hint}") from error
 
 
 def _text(name: str, text: str) -> Any:
@@ -82,26 +98,35 @@ def _text(name: str, text: str) -> Any:
     if name == "seed":
         if not (plain.isascii() and plain.isdigit() and len(plain) <= 20):
             raise ValueError(f"song_seed: expected a whole number, auto, or nothing to keep it; got {plain[:40]!r}")
+        if int(plain) > MAX_SEED:
+            raise ValueError(f"song_seed: expected 0 to {MAX_SEED}, got {plain}")
         return int(plain)
     return plain if name in ("key", "time_signature", "language") else text
 
 
 def _fields(socket_name: str, text: str) -> list[str]:
     """Names of fields out of a list in text; "all" is each of them."""
-    names = [JSON_NAMES.get(word, word) for word in text.lower().replace(",", " ").split()]
-    names = list(PLANNED) if names == ["all"] else names
-    unknown = [name for name in names if name not in PLANNED]
+    joined = _TWO_WORDS.sub(lambda found: "_".join(found[0].split()), text.lower())
+    words = [word for word in re.split(r"[\s,;]+", joined) if word]
+    unknown = [word for word in words if word != "all" and word not in _NAMES]
     if unknown:
         raise ValueError(
             f"{socket_name}: {', '.join(unknown[:5])[:100]} is not a field; "
             f"expected all, or some of {', '.join(PLANNED)}"
         )
-    return names
+    return list(PLANNED) if "all" in words else [_NAMES[word] for word in words]
 
 
-def _dropped(before: tuple[Blueprint, ...], after: tuple[Blueprint, ...]) -> tuple[str, ...]:
+def _alike(seed: int | None, songs: int) -> str:
+    """One seed for several songs is rarely what is wanted."""
+    if seed is None or songs == 1:
+        return ""
+    return f"song_seed: one seed for {songs} songs, so their takes will be alike"
+
+
+def _dropped(before: tuple[Blueprint, ...], after: tuple[Blueprint, ...]) -> str:
     lost = [str(k) for k, (was, now) in enumerate(zip(before, after, strict=True), 1) if was.codes and not now.codes]
-    return (f"codes of song {', '.join(lost)} dropped; have them written again",) if lost else ()
+    return f"codes of song {', '.join(lost)} dropped; have them written again" if lost else ""
 
 
 def _line(name: str, tooltip: str, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from .types import Blueprint as BlueprintType
 from .widgets import AUTO_NUMBER, choice, decimal, given
 
 TIME_SIGNATURES = ("2/4", "3/4", "4/4", "6/8")
+METERS = {signature[0]: signature for signature in TIME_SIGNATURES}  # as a blueprint has it -> as it is shown
 
 
 class Blueprint(io.ComfyNode):
@@ -86,7 +87,8 @@ def _describe(song: plan.Blueprint, asked: float, songs: int) -> tuple[str, ...]
     moved = song.seconds not in (None, asked)
     rounded = f" (asked for {asked:g} s: songs are whole fifths of a second)" if moved else ""
     told = f"{length:g} s{rounded}, {seconds_to_frames(length)} frames"
-    facts = {"bpm": song.bpm, "key": song.key, "time signature": song.time_signature, "language": song.language}
+    meter = METERS.get(song.time_signature or "")
+    facts = {"bpm": song.bpm, "key": song.key, "time signature": meter, "language": song.language}
     return (
         f"length: {told}" if song.seconds else f"length: auto ({told}, unless a planner chooses another)",
         ", ".join(f"{name}: {value or AUTO}" for name, value in facts.items()),

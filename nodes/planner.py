@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..acestep_models.blueprint import LANGUAGES, Blueprint
 from ..acestep_models.blueprint_fields import check_language, check_seconds
 from ..acestep_models.planner.lm import LM
-from ..acestep_models.planner.plan import MODES, PlanOptions, plan
+from ..acestep_models.planner.plan import MODES, PlanOptions, gaps, plan, reads_sentence
 from ..acestep_models.planner.sampling import TokenSampling
 from ..acestep_models.units import MAX_SECONDS, MAX_SONGS, MIN_SECONDS
-from .describe import describe_limits, describe_old_codes, describe_songs
+from .describe import (
+    describe_full,
+    describe_lengths,
+    describe_limits,
+    describe_old_codes,
+    describe_songs,
+    told_together,
+)
 from .host.schema import io, out, report, schema, socket
 from .planner_runtime import PlannerRuntime
+from .summary import checked_songs
 from .types import Blueprint as BlueprintType
 from .widgets import (
     AUTO_NUMBER,
@@ -21,6 +30,7 @@ from .widgets import (
     given,
     lm_input,
     lm_seed_input,
+    lm_wire,
     one_of,
     sampling_inputs,
 )
@@ -43,7 +53,10 @@ class PlanSong(io.ComfyNode):
                 *_plan_words(),
                 *_plan_facts(),
                 *_plan_songs(),
-                lm_seed_input(),
+                lm_seed_input(
+                    "another plan",
+                    "With different_plans song 2 takes seed + 1, song 3 seed + 2; else all songs have one.",
+                ),
                 *sampling_inputs(),
                 _draft_input(),
             ],
@@ -53,12 +66,14 @@ class PlanSong(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, mode: Any = None, seconds: Any = None, language: Any = None) -> bool | str:
-        """Complain before anything runs; a linked input is not known yet and arrives as None."""
+    def validate_inputs(cls, seconds: Any = None) -> bool | str:
+        """Complain before anything runs; a linked input is not known yet and arrives as None.
+
+        Only this one is named: the host repeats a complaint for every input that is. The lists are the host's to
+        check, and `execute` does it where the host does not.
+        """
         try:
-            if mode is not None:
-                one_of("mode", mode, MODES)
-            _checked(seconds, language)
+            _checked(seconds, None)
         except (ValueError, TypeError) as error:
             return str(error)
         return True
@@ -82,8 +97,9 @@ class PlanSong(io.ComfyNode):
         blueprint: tuple[Blueprint, ...] | None = None,
     ) -> io.NodeOutput:
         """Draft, plan, and say what was filled in."""
-        runtime = PlannerRuntime(lm)
-        drafts = _drafts(blueprint or (Blueprint(),), _checked(seconds, language))
+        runtime = PlannerRuntime(lm_wire(lm))
+        given_songs = checked_songs((Blueprint(),) if blueprint in (None, ()) else blueprint)
+        drafts = _drafts(given_songs, _checked(seconds, language))
         options = PlanOptions(
             mode=one_of("mode", mode, MODES),
             sentence=sentence,
@@ -94,9 +110,39 @@ class PlanSong(io.ComfyNode):
             seed=seed,
             sampling=TokenSampling(temperature, top_p, top_k),
         )
+        runtime.warn(describe_lengths([draft.length for draft in drafts]))
         planned = plan(runtime, lm, drafts, options)
-        warnings = (*describe_limits(lm, planned), describe_old_codes(drafts, planned))
+        warnings = (
+            *_left(drafts, options),
+            describe_lengths([song.length for song in planned]),
+            *describe_limits(lm, planned),
+            describe_old_codes(drafts, planned),
+        )
         return io.NodeOutput(planned, ui=report(*describe_songs(planned), *warnings, *runtime.manner()))
+
+
+def _left(drafts: Sequence[Blueprint], options: PlanOptions) -> tuple[str, ...]:
+    """What of the wishes had no effect, and why."""
+    found = [gaps(draft, options) for draft in drafts]
+    what = f"all that the mode {options.mode} writes"
+    full = [describe_full(written, locked, what) for written, locked in found]
+    kept = [_not_rewritten(draft, *gap) for draft, gap in zip(drafts, found, strict=True)]
+    return (*told_together(full), *told_together(kept), *told_together([_unread(one, options) for one in drafts]))
+
+
+def _not_rewritten(draft: Blueprint, written: Collection[str], locked: Collection[str]) -> str:
+    names = ", ".join(sorted(name for name in locked if draft.is_set(name)))
+    return f"{names}: locked, so not rewritten; unlock to have it rewritten" if written and names else ""
+
+
+def _unread(draft: Blueprint, options: PlanOptions) -> str:
+    if not options.sentence.strip():
+        return ""
+    if not gaps(draft, options)[0]:
+        return "the sentence is not used: there is nothing to fill"
+    if reads_sentence(draft, options):
+        return ""
+    return f"the sentence is not used: the mode {options.mode} reads the caption of the blueprint"
 
 
 def _checked(seconds: float | None, language: str | None) -> dict[str, Any]:
@@ -124,6 +170,12 @@ def _drafts(songs: tuple[Blueprint, ...], fields: dict[str, Any]) -> tuple[Bluep
                 raise ValueError(
                     f"{name}: {value} on this node, but {getattr(song, name)} in the blueprint; set one of them to auto"
                 )
+        wish = fields.get("seconds")
+        if song.codes is not None and wish not in (None, song.length):
+            raise ValueError(
+                f"seconds: {wish:g} on this node, but the codes of the blueprint are {song.length:g} s; set this one "
+                "to auto, or take the codes out with EditBlueprint (codes: auto)"
+            )
     return tuple(song.edit(**fields) if fields else song for song in songs)
 
 
@@ -163,8 +215,8 @@ def _plan_words() -> list[Any]:
             multiline=True,
             dynamic_prompts=True,
             placeholder="a soft love song for a quiet evening",
-            tooltip="What the song shall be, in a sentence, for the mode simple. Empty, and without a blueprint: a "
-            "random song.",
+            tooltip="What the song shall be, in a sentence, for the mode simple; the others read it where there is no "
+            "caption. Empty, and without a blueprint: a random song.",
         ),
         socket(io.Boolean, "instrumental", default=False, tooltip="A song without singing."),
     ]

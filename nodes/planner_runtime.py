@@ -23,10 +23,14 @@ class PlannerRuntime(HostRuntime):
         module = super().place(handle, reserve_bytes)
         if handle is self.lm.model and not self.warning:
             self.warning = advice(self, self.lm)
-            if self.warning:
-                self.say(self.warning)
-                logging.warning("ACE-Step 1.5: %s", self.warning)
+            self.warn(self.warning)
         return module
+
+    def warn(self, text: str) -> None:
+        """Under the node and in the log at once; "" is no warning."""
+        if text:
+            self.say(text)
+            logging.warning("ACE-Step 1.5: %s", text)
 
     def manner(self) -> tuple[str, ...]:
         """By whom and how fast it was written, and the warning if there was one."""

@@ -18,12 +18,15 @@ from ..acestep_models.units import MAX_SONGS
 from .host.latents import latent_samples
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
+from .summary import checked_songs
 from .types import Blueprint as BlueprintType
 from .types import Conditioner as ConditionerType
 from .types import Source as SourceType
-from .widgets import decimal, lm_input
+from .widgets import decimal, lm_input, lm_wire
 
 SCALE, SCALES = 0.5, (0.01, 1.0, 0.01)  # as in upstream's user interface
+LOOSE = object()  # an input that nothing is connected to; what is connected but not known yet is None
+ALONE = "source: connect the conditioner of Load DiT too, which turns the sound into codes"
 
 
 class ScoreSongs(io.ComfyNode):
@@ -66,6 +69,11 @@ class ScoreSongs(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, source: Any = LOOSE, conditioner: Any = LOOSE) -> bool | str:
+        """Complain before anything runs."""
+        return ALONE if conditioner is LOOSE and source is not LOOSE else True
+
+    @classmethod
     def execute(
         cls,
         lm: LM,
@@ -75,11 +83,11 @@ class ScoreSongs(io.ComfyNode):
         source: Source | None = None,
     ) -> io.NodeOutput:
         """Judge and say why."""
-        runtime = HostRuntime()
+        runtime, before = HostRuntime(), checked_songs(blueprint)
         heard = _codes_of(runtime, conditioner, source)
-        codes = None if heard is None else [heard] * len(blueprint)
-        scores = score_songs(runtime, lm, blueprint, codes, ScoreOptions(scale))
-        songs = tuple(replace(song, score=score.total) for song, score in zip(blueprint, scores, strict=True))
+        codes = None if heard is None else [heard] * len(before)
+        scores = score_songs(runtime, lm_wire(lm), before, codes, ScoreOptions(scale))
+        songs = tuple(replace(song, score=score.total) for song, score in zip(before, scores, strict=True))
         judged = "" if heard is None else f"judged: the source ({len(heard)} codes)"
         return io.NodeOutput(songs, ui=report(*map(_describe, range(1, len(songs) + 1), scores), judged))
 
@@ -91,7 +99,7 @@ def _codes_of(
     if source is None:
         return None
     if conditioner is None:
-        raise ValueError("source: connect the conditioner of Load DiT too, which turns the sound into codes")
+        raise ValueError(ALONE)
     return source_codes(runtime, conditioner, source)
 
 
@@ -147,10 +155,11 @@ class ChooseBest(io.ComfyNode):
         """Rank, cut, and show the ranking."""
         if not 1 <= keep <= MAX_SONGS:
             raise ValueError(f"keep: expected 1 to {MAX_SONGS}, got {keep}")
-        order = _ranking(blueprint)
+        songs = checked_songs(blueprint)
+        order = _ranking(songs)
         kept = order[:keep]
-        rows = None if latent is None else _rows(latent, kept, len(blueprint))
-        return io.NodeOutput(tuple(blueprint[at] for at in kept), rows, ui=report(*_places(blueprint, order, keep)))
+        rows = None if latent is None else _rows(latent, kept, len(songs))
+        return io.NodeOutput(tuple(songs[at] for at in kept), rows, ui=report(*_places(songs, order, keep)))
 
 
 def _ranking(songs: Sequence[Blueprint]) -> list[int]:

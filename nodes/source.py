@@ -11,6 +11,7 @@ from ..acestep_models.vae.tiling import TILE
 from .host.latents import audio_parts
 from .host.runtime import HostRuntime
 from .host.schema import AUTO, KEEP_SEED, io, out, report, schema, socket
+from .summary import numbers
 from .types import Source as SourceType
 from .types import Vae
 from .widgets import choice, one_of
@@ -54,7 +55,8 @@ class EncodeSource(io.ComfyNode):
         """Encode, and say what was heard."""
         wave, rate = audio_parts(audio)
         if not 1 <= song <= len(wave):
-            raise ValueError(f"song: expected 1 to {len(wave)}, for so many sounds come on audio; got {song}")
+            come = "one sound comes" if len(wave) == 1 else "so many sounds come"
+            raise ValueError(f"song: expected {numbers(1, len(wave))}, for {come} on audio; got {song}")
         tile = TILES[one_of("tiled", tiled, tuple(TILES))]
         sampled = one_of("posterior", posterior, POSTERIORS) == "sample"
         source = encode_source(HostRuntime(), vae, wave[song - 1 : song], rate, tile, seed if sampled else None)

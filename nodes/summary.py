@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..acestep_models.blueprint import PLANNED, Blueprint
+from ..acestep_models.blueprint_fields import shown
 from ..acestep_models.units import MAX_SONGS
 from .describe import describe_songs
 from .host.schema import io, socket
@@ -16,13 +17,34 @@ def song_input(first: int, tooltip: str) -> Any:
     return socket(io.Int, "song", default=first, min=first, max=MAX_SONGS, tooltip=tooltip)
 
 
-def meant(blueprint: tuple[Blueprint, ...], song: int) -> range:
-    """Places of the songs that a number stands for."""
-    if not 0 <= song <= len(blueprint):
-        raise ValueError(
-            f"song: expected 0 (all) to {len(blueprint)}, for so many songs are in the blueprint; got {song}"
+def checked_songs(blueprint: Any, name: str = "blueprint") -> tuple[Blueprint, ...]:
+    """The songs on a wire: the host lets any plain value pass for one where a workflow comes over the API.
+
+    Raises:
+        TypeError: names the input.
+    """
+    if not isinstance(blueprint, tuple) or not all(isinstance(song, Blueprint) for song in blueprint):
+        raise TypeError(
+            f"{name}: expected songs on paper from the output of another node, got {shown(blueprint)}; connect a "
+            "Blueprint or LoadBlueprint node"
         )
-    return range(song - 1, song) if song else range(len(blueprint))
+    return blueprint
+
+
+def meant(blueprint: tuple[Blueprint, ...], song: int, first: int = 0) -> range:
+    """Places of the songs that a number stands for; 0 is all of them, unless `first` is 1."""
+    count = len(blueprint)
+    if not first <= song <= count:
+        held = "one song is" if count == 1 else "so many songs are"
+        raise ValueError(f"song: expected {numbers(first, count)}, for {held} in the blueprint; got {song}")
+    return range(song - 1, song) if song else range(count)
+
+
+def numbers(first: int, count: int) -> str:
+    """Which numbers of a song there are, in words."""
+    if first == 0:
+        return f"0 (all) to {count}"
+    return "1" if count == 1 else f"1 to {count}"
 
 
 def contents(songs: tuple[Blueprint, ...]) -> tuple[str, ...]:

@@ -11,3 +11,5 @@ Sampling = io.Custom("ACESTEP_SAMPLING")
 Lm = io.Custom("ACESTEP_LM")
 Source = io.Custom("ACESTEP_SOURCE")
 Reference = io.Custom("ACESTEP_REFERENCE")
+# One of a list's words: fits into lists (COMBO) and into texts, which the host keeps apart.
+Word = io.Custom("COMBO,STRING")

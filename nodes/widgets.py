@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
+from ..acestep_models.planner.lm import LM
+from ..acestep_models.planner.sampling import HOTTEST
 from ..acestep_models.sampling.schedule import Schedule
 from ..acestep_models.tasks import VARIANTS, Variant
 from ..acestep_models.units import CODEBOOK_SIZE
@@ -28,6 +30,22 @@ def one_of(name: str, value: str, options: tuple[str, ...]) -> str:
     if value not in options:
         raise ValueError(f"{name}: expected one of {', '.join(options)}; got {value!r}")
     return value
+
+
+def wire(name: str, value: Any, kind: type, origin: str) -> Any:
+    """What came over a wire, if it is of that kind: a prompt of the API can put anything there.
+
+    Raises:
+        TypeError: names the input and where it should come from.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected the {name} output of {origin}, got {type(value).__name__}")
+    return value
+
+
+def lm_wire(value: Any) -> LM:
+    """As `wire`, for the planner."""
+    return cast(LM, wire("lm", value, LM, "Load LM"))
 
 
 def per_variant(value: Callable[[Variant], object]) -> str:
@@ -88,8 +106,11 @@ def lm_input() -> Any:
     return socket(Lm, "lm", tooltip="The planner, from Load LM.")
 
 
-def lm_seed_input() -> Any:
-    """The planner's seed: it stays when the workflow runs again, so that only DiTSample's noise is another."""
+def lm_seed_input(what: str, songs: str) -> Any:
+    """The planner's seed: it stays when the workflow runs again, so that only DiTSample's noise is another.
+
+    `what` another number changes, and what the `songs` of a batch take.
+    """
     return socket(
         io.Int,
         "seed",
@@ -97,8 +118,8 @@ def lm_seed_input() -> Any:
         min=0,
         max=2**64 - 1,
         control_after_generate=KEEP_SEED,
-        tooltip="Another number, other words or codes. Leave it as it is, and a new run makes another take of the same "
-        "song at once. Song 2 of a batch takes seed + 1, song 3 seed + 2 and so on.",
+        tooltip=f"Another number, {what}. Leave it as it is, and a new run makes another take of the same song at "
+        f"once. {songs}",
     )
 
 
@@ -108,7 +129,7 @@ def sampling_inputs(temperature: float = 0.85, min_p: bool = False) -> list[Any]
     bold = "Higher is bolder, lower is safer. 0: always the likeliest token."
     least = "Only tokens at least so likely as this part of the likeliest. 0 = off."
     return [
-        decimal("temperature", temperature, (0.0, 2.0, 0.05), bold, advanced=True),
+        decimal("temperature", temperature, (0.0, HOTTEST, 0.05), bold, advanced=True),
         decimal("top_p", 0.9, part, "Only the likeliest tokens, up to this probability. 1 = off.", advanced=True),
         socket(
             io.Int,

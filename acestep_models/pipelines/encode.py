@@ -93,7 +93,11 @@ def song_frames(blueprints: Sequence[Blueprint]) -> int:
     check_count(blueprints)
     lengths = {b.length for b in blueprints if b.length is not None}
     if len(lengths) > 1:
-        raise ValueError(f"seconds: songs of one batch have one length, got {sorted(lengths)}; sample them one by one")
+        told = ", ".join(f"{seconds:g}" for seconds in sorted(lengths))
+        raise ValueError(
+            f"seconds: songs of one batch have one length, got songs of {told} s; sample them one by one "
+            "(BlueprintValues takes one song out, its json goes into LoadBlueprint), or give them one length"
+        )
     return seconds_to_frames(lengths.pop() if lengths else DEFAULT_SECONDS)
 
 

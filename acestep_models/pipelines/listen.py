@@ -131,6 +131,7 @@ def source_codes(runtime: Runtime, models: ConditionerModels, source: Source) ->
     Raises:
         ACEStepError: when the tokenizer answers with numbers that are not finite.
     """
+    runtime.check_cancelled()
     frames = source.latents.shape[-1]
     handle = models.code_tokenizer
     tokenizer = runtime.place(handle, codes_bytes(models.config, 1, frames, handle.dtype))

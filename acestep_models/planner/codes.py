@@ -14,8 +14,8 @@ from ..lm_prompts import (
     legacy_codes_prompt,
     legacy_negative_prompt,
     negative_prompt,
-    plain,
     think_block,
+    user_text,
 )
 from ..runtime import Runtime
 from ..units import CODE_RATE, DEFAULT_SECONDS, MIN_SECONDS, seconds_to_codes
@@ -43,8 +43,8 @@ class CodesOptions:
         legacy: the prompts of before April 2026.
 
     Raises:
-        ValueError: for a seed beyond 64 bits, a guidance that is not a finite number, or a control token in the
-            negative.
+        ValueError: for a seed beyond 64 bits, a guidance that is not a finite number, or a negative that is too long
+            or has half a character or a control token in it.
     """
 
     seed: int = 0
@@ -56,7 +56,7 @@ class CodesOptions:
 
     def __post_init__(self) -> None:
         CHECKS["seed"](self.seed)
-        plain("negative", self.negative)
+        user_text("negative", self.negative)
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance: expected a number such as 2, got {self.guidance}")
 
@@ -85,6 +85,15 @@ def write(runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: Co
         for place, song in zip(group, _write_equal(runtime, lm, songs, group, options), strict=True):
             songs[place] = song
     return tuple(songs)
+
+
+def lengths(blueprints: Sequence[Blueprint]) -> tuple[float, ...]:
+    """How many seconds of each song `write` will write, or keep where its codes are locked.
+
+    Raises:
+        ValueError: for songs without caption and lyrics, or with locked fields that would have to be filled.
+    """
+    return tuple(_prepare(song).length or DEFAULT_SECONDS for song in blueprints)
 
 
 def _prepare(song: Blueprint) -> Blueprint:

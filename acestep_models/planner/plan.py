@@ -11,7 +11,7 @@ from typing import Any
 
 from ..blueprint import INSTRUMENTAL, Blueprint, Fact
 from ..blueprint_fields import CHECKS
-from ..lm_prompts import format_prompt, inspire_prompt, plan_prompt
+from ..lm_prompts import format_prompt, inspire_prompt, plan_prompt, user_text
 from ..prompts import PLANNED_CAPTION_TOKENS, PLANNED_LYRIC_TOKENS
 from ..runtime import Runtime
 from ..units import MAX_SONGS, MIN_SECONDS
@@ -57,7 +57,7 @@ class PlanOptions:
     Attributes:
         mode: simple (a sentence becomes a song), format (tidies what the user wrote), plan (fills gaps), rewrite (as
             plan, with a richer caption) or language (fills the language only).
-        sentence: what the song shall be; the caption's place where there is no caption.
+        sentence: what the song shall be; in the other modes only read where there is no caption.
         instrumental: no singing; not for the mode language.
         keep_lyrics: lyrics that are set stay byte for byte, in format mode too.
         songs: 1 to 8.
@@ -92,6 +92,7 @@ class PlanOptions:
                 "switch it off, or choose another mode"
             )
         CHECKS["seed"](self.seed)
+        user_text("sentence", self.sentence)
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,13 @@ def _with_seconds(run: _Run, job: _Job, seconds: float | None) -> _Job:
     return draft.fill(seconds=seconds), seed
 
 
+def gaps(draft: Blueprint, options: PlanOptions) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields that the model writes for this draft, and those that it would write if they were not locked."""
+    song = _prepare(draft, options)
+    written = _wanted(song, options)
+    return written, _wanted(replace(song, locked=frozenset()), options) - written
+
+
 def _wanted(draft: Blueprint, options: PlanOptions) -> frozenset[str]:
     """The fields that the model writes for this song."""
     mode = _TABLE[options.mode]
@@ -226,6 +234,12 @@ def _prompt(draft: Blueprint, options: PlanOptions) -> str:
     return plan_prompt(caption, draft.lyrics)
 
 
+def reads_sentence(draft: Blueprint, options: PlanOptions) -> bool:
+    """Whether the sentence of the options is any part of what the song is planned from."""
+    has_caption = draft.is_set("user_caption") or draft.is_set("caption")
+    return bool(options.sentence.strip()) and (options.mode == "simple" or not has_caption)
+
+
 def _source(draft: Blueprint, options: PlanOptions) -> str:
     """The user's own words for the caption; "" = none."""
     for text in (draft.user_caption, draft.caption, options.sentence, draft.sentence):
@@ -245,7 +259,7 @@ def _fill(draft: Blueprint, wanted: frozenset[str], answer: Answer, options: Pla
     emptied: dict[str, Any] = {name: "" for name in values if draft.is_set(name)} | {"score": None}
     if "caption" in values and options.mode != "simple":
         emptied["user_caption"] = _source(draft, options)
-    if options.sentence.strip():
+    if reads_sentence(draft, options):
         emptied["sentence"] = options.sentence
     return with_facts(replace(draft, **emptied).fill(**values), facts)
 

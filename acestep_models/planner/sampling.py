@@ -16,6 +16,7 @@ from torch import Tensor
 UNIT = 2.0**44  # what the likeliest token weighs; 2^18 of them still fit into 63 bits
 DIGITS = 1 << 16  # an ordered 32-bit number has two digits to this base
 BLOCK = 256
+HOTTEST = 2.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class TokenSampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, high in (("temperature", 100.0), ("top_p", 1.0), ("min_p", 1.0)):
+        for name, high in (("temperature", HOTTEST), ("top_p", 1.0), ("min_p", 1.0)):
             value = getattr(self, name)
             if not 0.0 <= value <= high:
                 raise ValueError(f"{name} must be between 0 and {high:g}, got {value!r}")

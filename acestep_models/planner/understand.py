@@ -51,8 +51,7 @@ def understand(
     """
     heard: tuple[int, ...] = CHECKS["codes"](codes) if len(codes) else ()
     song = _with_codes(draft, heard)
-    wanted = frozenset(name for name in (*FIELDS.values(), LYRICS) if name not in song.locked and not song.is_set(name))
-    wanted -= {"seconds"} if heard else set()
+    wanted, _ = gaps(song, bool(heard))
     if not wanted:
         return _without_old_score(song, draft)
     outline = Outline(
@@ -72,6 +71,13 @@ def understand(
         "temperature": options.sampling.temperature,
     }
     return with_facts(_without_old_score(song.fill(**values), draft), facts | cut_facts(answer, values))
+
+
+def gaps(song: Blueprint, heard: bool = True) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields that the model writes of what it hears, and those that it would write if they were not locked."""
+    names = {*FIELDS.values(), LYRICS} - ({"seconds"} if heard else set())
+    unset = frozenset(name for name in names if not song.is_set(name))
+    return unset - song.locked, unset & song.locked
 
 
 def understand_ids(vocabulary: Vocabulary, codes: Sequence[int]) -> tuple[int, ...]:

@@ -46,7 +46,8 @@ class TokenScores:
 class Reader:
     """A model that reads texts behind a prompt; `capacity` positions hold the longest prompt with its longest text.
 
-    `on_tokens(n)` is called before every pass over n tokens; what it raises ends the reading.
+    `on_tokens(n)` is called before every pass over n tokens, and with 0 before every slice of the vocabulary; what it
+    raises ends the reading.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class Reader:
             ACEStepError: when it answers with numbers that are not finite.
         """
         ids = torch.tensor([token for text in texts for token in text], device=self._device)  # [N]
-        found = token_scores(self._head, check_finite("planner", self._states(prompt, texts)), ids)
+        states = check_finite("planner", self._states(prompt, texts))
+        found = token_scores(self._head, states, ids, lambda: self._on_tokens(0))
         return found.split([len(text) for text in texts])
 
     def _states(self, prompt: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
@@ -88,7 +90,9 @@ class Reader:
         return torch.cat(found)  # [L, H]
 
 
-def token_scores(head: Tensor, states: Tensor, targets: Tensor) -> TokenScores:
+def token_scores(
+    head: Tensor, states: Tensor, targets: Tensor, on_slice: Callable[[], None] = lambda: None
+) -> TokenScores:
     """Scores of targets [N] by the states [N, H] that predict them, over the whole vocabulary: head [V, H].
 
     Products are formed in float32: in bfloat16 a logit of 20 is off by up to 0.06, as much as good takes differ by.
@@ -100,6 +104,7 @@ def token_scores(head: Tensor, states: Tensor, targets: Tensor) -> TokenScores:
     for start in range(0, len(head), ROWS):
         rows = head[start : start + ROWS].float()  # [R, H]
         for part in torch.arange(len(targets), device=targets.device).split(STATES):
+            on_slice()
             logits = F.linear(states[part].float(), rows)  # [n, R]
             total[part] = torch.logaddexp(total[part], logits.logsumexp(dim=-1))
             above = (logits > own[part, None]).sum(dim=-1)

@@ -109,9 +109,10 @@ def score_songs(
 ) -> tuple[Score, ...]:
     """`score` of each song; takes of one blueprint share what does not depend on their codes.
 
-    Progress counts tokens; a cancel acts within `likelihood.CHUNK` of them.
+    Progress counts tokens; a cancel acts within `likelihood.CHUNK` of them, or within a slice of the vocabulary.
     """
-    songs = [_song(lm, *pair) for pair in zip(blueprints, _all_codes(blueprints, codes), strict=True)]
+    pairs = zip(blueprints, _all_codes(blueprints, codes), strict=True)
+    songs = [_song(lm, f"song {number} of {len(blueprints)}: ", *pair) for number, pair in enumerate(pairs, 1)]
     read = _read_all(runtime, lm, tuple(dict.fromkeys(chain.from_iterable(song.readings for song in songs))))
     return tuple(_judge(song, read, options) for song in songs)
 
@@ -139,15 +140,15 @@ def _all_codes(
     return codes
 
 
-def _song(lm: LM, blueprint: Blueprint, codes: Sequence[int] | None) -> _Song:
+def _song(lm: LM, name: str, blueprint: Blueprint, codes: Sequence[int] | None) -> _Song:
     if not codes:
         raise ValueError(
-            "the blueprint has no codes, so there is nothing to listen to: run WriteCodes first, or give finished "
-            "audio as source together with the conditioner"
+            f"{name}the blueprint has no codes, so there is nothing to listen to: run WriteCodes first, or give "
+            "finished audio as source together with the conditioner"
         )
     wanted = targets(lm, blueprint)
     if not wanted:
-        raise ValueError("the blueprint says nothing: set a caption, lyrics or a fact to compare the codes with")
+        raise ValueError(f"{name}the blueprint says nothing: set a caption, lyrics or a fact to compare the codes with")
     texts = tuple(target for target in wanted if target.name in TEXTS)
     return _Song(_reading(lm, check_codes(codes), wanted), _reading(lm, (), texts) if texts else None)
 

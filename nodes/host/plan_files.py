@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import folder_paths
 FOLDER = "blueprints"  # below output: where SaveBlueprint puts files unless told otherwise
 _SUFFIX, _IN_OUTPUT, _DEPTH, _MOST_NAMES = ".json", " [output]", 2, 1_000
 _MOST_BYTES = 16 * 2**20
+_LONGEST_NAME, _LONGEST_PREFIX = 200, 1_000  # bytes; file systems take 255, and a number and the ending are added
 
 
 def plan_names() -> list[str]:
@@ -74,7 +76,7 @@ def save_plan_file(prefix: str, text: str) -> Path:
     """Write `text` under the output folder as the host's savers name files; no file is ever replaced, or half there.
 
     Raises:
-        ValueError: for a prefix that leads out of the output folder.
+        ValueError: for a prefix that leads out of the output folder, or is too long for a file.
     """
     root = folder_paths.get_output_directory()
     folder, name, counter, _, _ = folder_paths.get_save_image_path(_checked(prefix, root), root)
@@ -104,7 +106,13 @@ def _checked(prefix: str, root: str) -> str:
         or name in ("", ".", "..")
     ):
         raise ValueError(
-            f"filename_prefix: expected a name such as {FOLDER}/song, inside of the output folder, got {prefix!r}"
+            f"filename_prefix: expected a name such as {FOLDER}/song, inside of the output folder, got {prefix[:100]!r}"
+        )
+    longest = max(len(part.encode()) for part in re.split(r"[/\\]", prefix))
+    if longest > _LONGEST_NAME or len(prefix.encode()) > _LONGEST_PREFIX:
+        raise ValueError(
+            f"filename_prefix: expected names of at most {_LONGEST_NAME} bytes, {_LONGEST_PREFIX} with their folders, "
+            f"got {longest} and {len(prefix.encode())}; shorten {prefix[:40]!r}..."
         )
     return prefix
 

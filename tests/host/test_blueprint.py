@@ -100,6 +100,37 @@ def test_values_are_wired_into_other_nodes(host):
     assert data["songs"][0]["n_codes"] == 50
 
 
+@pytest.mark.parametrize(
+    ("data", "key", "meter", "language"),
+    [
+        ({"keyscale": "Am", "timesignature": "6", "language": "en"}, "A minor", "6/8", "en"),
+        ({}, "auto", "auto", "auto"),
+    ],
+)
+def test_words_are_wired_into_lists_and_into_texts(host, data, key, meter, language):
+    """The lists of Blueprint and PlanSong, and the texts of EditBlueprint; unset is auto everywhere."""
+    values = p.node("ACEStepBlueprintValues", blueprint=[LOAD_PLAN, 0], song=1)
+    wires = {"key": [VALUES, 3], "time_signature": [VALUES, 4], "language": [VALUES, 6]}
+    draft = p.node("ACEStepBlueprint", **{**p.SHORT, **wires})
+    prompt = {
+        LOAD_PLAN: load(json.dumps({"caption": "a", **data})),
+        VALUES: values,
+        p.PLAN: draft,
+        EDIT: edit(p.PLAN, **wires),
+    }
+    run = host.run({**prompt, SAVE_PLAN: save(EDIT), "99": save(p.PLAN, "draft")})
+    assert run.ok, run.message
+    assert f"key: {key}, " in run.text(p.PLAN) and f"language: {language}" in run.text(p.PLAN)
+    said = json.loads(saved_path(host, run).read_text())
+    assert (said["keyscale"], said["timesignature"], said["vocal_language"]) == (
+        (key, meter[0], language) if data else (None, None, None)
+    )
+    plan = p.plan_song(mode="simple", language=[VALUES, 6], seconds=10.0)
+    planned = host.run({**prompt, p.LM: p.load_lm(), p.PLAN_SONG: plan, SAVE_PLAN: save(p.PLAN_SONG)})
+    assert planned.ok, planned.message
+    assert not data or json.loads(saved_path(host, planned).read_text())["vocal_language"] == "en"
+
+
 @pytest.fixture(scope="module")
 def plain_models(tiny_2b_split):
     from acestep_models.pipelines.load import open_models
@@ -160,6 +191,11 @@ REFUSED = {
     "length": ({EDIT: edit(LOAD_PLAN, codes="1,2,3", seconds=10.0)}, ("10 s has 50 codes, got 3",)),
     "lock": ({EDIT: edit(LOAD_PLAN, lock="tempo")}, ("lock: tempo is not a field", "caption, lyrics")),
     "song": ({EDIT: edit(LOAD_PLAN, song=2)}, ("song", "0 (all) to 1", "got 2")),
+    "not a blueprint": (
+        {EDIT: p.node("ACEStepEditBlueprint", **KEEP, blueprint="a song")},
+        ("blueprint: expected songs on paper", "got 'a song'"),
+    ),
+    "long name": ({SAVE_PLAN: save(LOAD_PLAN, "n" * 300)}, ("filename_prefix", "at most 200 bytes", "shorten")),
     "save outside": ({SAVE_PLAN: save(LOAD_PLAN, "../../song")}, ("filename_prefix", "inside of the output folder")),
     "save elsewhere": ({SAVE_PLAN: save(LOAD_PLAN, "/tmp/song")}, ("filename_prefix", "inside of the output folder")),
 }

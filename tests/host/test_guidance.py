@@ -143,7 +143,7 @@ def _merged(prompt):
     return {**p.patched(prompt, "ModelMergeSimple"), p.PATCH: both, SECOND: p.load(model=OTHER, precision="fp32")}
 
 
-def test_a_saved_merge_loads_again_bit_for_bit(host, latents, mixed):
+def test_a_saved_merge_loads_again(host, latents, mixed, relative_error):
     merge = _merged(p.song(seed=3, loader={"precision": "fp32"}))
     made = latents(merge, "merge")
     keep = {key: merge[key] for key in (p.LOAD, SECOND, p.PATCH)}
@@ -153,7 +153,8 @@ def test_a_saved_merge_loads_again_bit_for_bit(host, latents, mixed):
     with safe_open(file, framework="pt") as saved:
         assert all(key.startswith("model.diffusion_model.decoder.") for key in saved.keys())  # noqa: SIM118
     loader = {"model": file.name, "conditioner": MODEL, "variant": "turbo", "precision": "fp32"}
-    assert torch.equal(latents(p.song(seed=3, loader=loader), "again"), made)
+    # Not to the bit: a file's weights are mapped where they lie, and some kernels add up in another order there.
+    assert relative_error(latents(p.song(seed=3, loader=loader), "again"), made) < 1e-6
 
 
 PATCHES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import wave
-from pathlib import Path
 
 import prompts as p
 import pytest
@@ -26,7 +25,7 @@ def songs_on_paper(host, prompt, timeout=120):
     run = host.run(prompt, timeout=timeout)
     assert run.ok, run.message
     path = run.text(p.PAPER).splitlines()[0].removeprefix("saved: ")
-    return run, read_plan(Path(path).read_text(encoding="utf-8"))
+    return run, read_plan((host.base / path).read_text(encoding="utf-8"))
 
 
 def test_only_what_changed_is_made_again(host):
@@ -261,6 +260,13 @@ def test_bad_wish_is_named(host, plan, draft, words):
     }
     message = refused(host, p.on_paper(nodes, p.PLAN_SONG))
     assert all(word.lower() in message.lower() for word in words), message
+
+
+def test_a_complaint_comes_once(host):
+    """The host repeats it for every input that validate_inputs names."""
+    nodes = {p.PLAN_SONG: p.plan_song(mode="simple", seconds=5.0)}
+    message = refused(host, p.on_paper(nodes, p.PLAN_SONG))
+    assert message.count("expected 10 to 600 seconds") == 1, message
 
 
 def test_equal_wishes_agree(host):

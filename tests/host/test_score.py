@@ -9,6 +9,7 @@ import pytest
 import torch
 from hostlib import PLANNER
 from safetensors.torch import load_file
+from sounds import SOUND
 
 from acestep_models.blueprint import Blueprint
 from acestep_models.loading import build_part, probe
@@ -125,6 +126,16 @@ def test_choosing_before_sampling_makes_only_the_best_song(host, run, direct):
     assert {p.LOAD, LM_NODE, DRAFT, p.PLAN, WRITE, SCORE} <= again.cached
     assert saved(host, again, p.SAVE).shape[0] == 1
     assert again.text(CHOOSE).startswith(f"1. song {ranking(direct.scores)[0] + 1}: ")
+
+
+def test_a_source_without_a_conditioner_is_refused_before_anything_runs(host):
+    prompt = best_of_four()
+    prompt["67"] = p.node("ACEStepEncodeSource", vae=[p.LOAD, 2], audio=["68", 0], tiled="auto", song=1)
+    prompt["68"] = p.node("LoadAudio", audio=SOUND)
+    prompt[SCORE]["inputs"]["source"] = ["67", 0]
+    refused = host.run(prompt)
+    assert not refused.ok and "connect the conditioner of Load DiT too" in refused.message
+    assert not refused.of("executing")
 
 
 def test_songs_without_scores_and_other_batches_are_refused(host):

@@ -69,19 +69,87 @@ def test_one_song_of_several(edit, song):
     ("changes", "message"),
     [
         ({"song": 2}, r"song: expected 0 \(all\) to 1.*got 2"),
-        ({"bpm": 20}, "bpm: expected 30 to 300"),
+        ({"bpm": 20}, r"bpm: expected 30 to 300.*got 20 \(-1 is auto, 0 keeps it\)"),
+        ({"seconds": 5.0}, r"seconds: expected 10 to 600.*got 5 \(-1 is auto, 0 keeps it\)"),
         ({"key": "H"}, "key: expected a note"),
         ({"codes": "1,64000"}, "got '64000' as number 2 of 2"),
         ({"codes": "1,2", "seconds": 12.0}, "a song of 12 s has 60 codes, got 2"),
         ({"song_seed": "-1"}, "song_seed: expected a whole number"),
-        ({"song_seed": "9" * 20}, "seed: expected 0 to 18446744073709551615"),
+        ({"song_seed": "9" * 20}, "^song_seed: expected 0 to 18446744073709551615"),
         ({"lock": "tempo"}, "lock: tempo is not a field; expected all, or some of caption, lyrics"),
         ({"unlock": "bpm tempo"}, "unlock: tempo is not a field"),
+        ({"lock": "all tempo"}, "lock: tempo is not a field"),
+        ({"lock": "lm_seed"}, "lock: lm_seed is not a field"),
     ],
 )
 def test_bad_changes_are_named(edit, song, changes, message):
     with pytest.raises(ValueError, match=message):
         edit((song(),), **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("all bpm", None),
+        ("all; bpm", None),
+        ("ALL", None),
+        ("bpm;key\nLyrics,\tcaption", {"bpm", "key", "lyrics", "caption"}),
+        ("Time Signature, key", {"time_signature", "key"}),
+        ("bpm time signature key scale; song seed", {"bpm", "time_signature", "key", "seed"}),
+        ("duration audio codes", {"seconds", "codes"}),
+        (" ;, ", set()),
+    ],
+)
+def test_names_of_fields_are_read_as_people_write_them(edit, song, core, text, names):
+    everything = set(core("blueprint").PLANNED)
+    (one,), _ = edit((song(),), lock=text)
+    assert one.locked == (everything if names is None else names)
+    (one,), _ = edit((song(locked=everything),), unlock=text)
+    assert one.locked == (set() if names is None else everything - names)
+
+
+def test_codes_of_other_words_are_pointed_out(edit, song):
+    songs = (song(caption="a", bpm=90, codes=range(60)), song(caption="a"))
+    for changes in ({"caption": "b"}, {"lyrics": "la"}, {"bpm": 100}, {"key": "Am"}, {"time_signature": "3/4"}):
+        text = edit(songs, **changes)[1]
+        assert "song 1: the codes were written for the words before; run WriteCodes" in text.splitlines()
+    for changes in ({"genres": "pop"}, {"song_seed": "1"}, {"caption": "a"}, {"bpm": 100, "codes": "1,2"}):
+        assert "WriteCodes" not in edit(songs, **changes)[1]
+
+
+def test_one_noise_seed_for_several_songs_is_pointed_out(edit, song):
+    songs, words = (song(),) * 3, "song_seed: one seed for 3 songs, so their takes will be alike"
+    assert words in edit(songs, song_seed="5")[1].splitlines() and words in edit(songs, song_seed="0")[1]
+    for given, changes in ((songs, {"song": 2, "song_seed": "5"}), (songs, {"song_seed": "auto"}), (songs[:1], {})):
+        assert "alike" not in edit(given, **changes)[1]
+
+
+def test_time_signatures_are_shown_as_they_are_written(edit, song):
+    for given, shown in (("4", "4/4 (yours)"), ("6", "6/8 (yours)"), (None, "auto")):
+        text = edit((song(time_signature=given, lyrics="time signature: 4"),))[1].splitlines()
+        assert f"time signature: {shown}" in text and "lyrics (yours):" in "".join(text)
+
+
+def test_what_is_no_blueprint_is_said(pack, edit):
+    tools = pack("blueprint_tools")
+    for run in (
+        lambda: edit("a song"),
+        lambda: tools.SaveBlueprint.execute("a song", "song"),
+        lambda: tools.BlueprintValues.execute("a song", 1),
+        lambda: tools.BlueprintValues.execute(("a", "b"), 1),
+    ):
+        with pytest.raises(TypeError, match="^blueprint: expected songs on paper from .*, got .*; connect a Blueprint"):
+            run()
+
+
+def test_what_a_file_says_to_nobody_is_listed(pack):
+    load = pack("blueprint_tools").LoadBlueprint.execute
+    text = load("none", '{"captoin": "calm", "bpm": 90, "songs": [{"x": 1}, {"x": 2}]}').ui["text"][0]
+    assert text.splitlines()[0] == "unknown fields, kept: captoin, x" and "nothing is set" not in text
+    for empty in ("{}", '{"songs": []}', '{"captoin": "calm"}', '{"bpm": -1}'):
+        assert "nothing is set: no field that" in load("none", empty).ui["text"][0]
+    text = load("none", '[{"bpm": 90}, {}]').ui["text"][0]
+    assert text.splitlines()[0] == "nothing is set in song 2: no field that this node knows"
 
 
 def test_values_are_those_that_other_nodes_take(pack, core, song):
@@ -91,9 +159,13 @@ def test_values_are_those_that_other_nodes_take(pack, core, song):
     assert plain == ["a", "la", 90, "A minor", "6/8", 0.4, "en", "5,6"]
     assert core("blueprint_json").read_plan(text) == (one,)
     assert values((song(),), 1).args[:-1] == ("", "", -1, "auto", "auto", -1.0, "auto", "")
-    for number in (0, 2):
-        with pytest.raises(ValueError, match=f"got {number}"):
-            values((one,), number)
+    for songs, number, numbers in (
+        (1, 0, "1, for one song is"),
+        (1, 2, "1, for one song is"),
+        (3, 4, "1 to 3, for so"),
+    ):
+        with pytest.raises(ValueError, match=f"^song: expected {numbers} .*got {number}$"):
+            values((one,) * songs, number)
 
 
 def test_a_text_or_a_file(pack, song):
@@ -155,3 +227,5 @@ def test_a_source_says_what_it_heard(pack, loaded, core):
     ):
         with pytest.raises(ValueError, match=message):
             node.execute(loaded.vae, {"waveform": wave, "sample_rate": 44_100}, tiled, song)
+    with pytest.raises(ValueError, match="^song: expected 1, for one sound comes on audio; got 2"):
+        node.execute(loaded.vae, {"waveform": wave[:1], "sample_rate": 44_100}, "auto", 2)

@@ -58,3 +58,20 @@ def test_codes_of_other_words_are_said(describe, song):
     assert describe.describe_old_codes((before, before), (before, song(lyrics="lo", **codes))) == said.replace("1", "2")
     for same in (before, song(language="en", genres="folk", **codes), song(caption="new")):
         assert describe.describe_old_codes((before,), (same,)) == ""
+
+
+def test_locked_fields_are_said_whoever_set_them(describe, song):
+    names = ["bpm", "key", "time_signature", "seconds", "genres"]
+    draft = song(lyrics="", bpm=90, time_signature="6", seconds=60, filled={"bpm"}, lm=(("default_seconds", True),))
+    lines = describe.describe_songs((draft.lock([*names, "caption", "lyrics"]),))
+    for line in (
+        "bpm: 90 (filled in, locked)",
+        "key: auto, locked",
+        "time signature: 6/8 (yours, locked)",
+        "seconds: 60 (auto, locked)",
+        "genres: auto, locked",
+        "caption (yours, locked): calm piano",
+        "lyrics: none, locked",
+    ):
+        assert line in lines
+    assert "time signature: 4/4 (yours)" in describe.describe_songs((song(time_signature="4"),))

@@ -91,3 +91,13 @@ def test_prefixes_that_lead_out_are_refused(files, tmp_path, prefix):
     with pytest.raises(ValueError, match="filename_prefix: expected a name such as blueprints/song"):
         files.save_plan_file(prefix, "{}")
     assert os.listdir(tmp_path / "output") == []
+
+
+@pytest.mark.parametrize(
+    "prefix", ["n" * 300, "blueprints/" + "ü" * 101, "n" * 300 + "/song", "folder/" * 200 + "song"]
+)
+def test_prefixes_that_no_file_can_have_are_refused(files, tmp_path, prefix):
+    with pytest.raises(ValueError, match="filename_prefix: expected names of at most 200 bytes, 1000 with .*; shorten"):
+        files.save_plan_file(prefix, "{}")
+    assert os.listdir(tmp_path / "output") == []
+    assert files.save_plan_file("n" * 200, "{}").is_file()

@@ -82,6 +82,18 @@ def test_a_source_is_judged_instead_of_the_codes(pack, core, lm, song, monkeypat
         node.ScoreSongs.execute(lm, songs, 0.5, None, "sound")
 
 
+def test_a_lone_source_is_refused_before_anything_runs(pack):
+    check = pack("score").ScoreSongs.validate_inputs  # what is linked arrives as None, what is not does not arrive
+    assert check() is True and check(conditioner=None) is True and check(source=None, conditioner=None) is True
+    assert check(source=None).startswith("source: connect the conditioner of Load DiT too")
+
+
+def test_what_is_no_blueprint_is_said(pack, lm, choose):
+    for run in (lambda: pack("score").ScoreSongs.execute(lm, "a song", 0.5), lambda: choose("a song", 1, None)):
+        with pytest.raises(TypeError, match="blueprint: expected songs on paper .* got 'a song'; connect"):
+            run()
+
+
 def test_the_best_come_first_and_of_equals_the_earlier(choose, song):
     songs = tuple(song(score, seed=place) for place, score in enumerate((0.2, 0.9, 0.5, 0.9)))
     kept, latent, text = choose(songs, 3, None)

@@ -157,6 +157,8 @@ def test_a_natural_end_shortens_the_song(run, requests):
         ([replace(SONG, lyrics="<|audio_code_5|>")], {}, "lyrics: .*control token"),
         ([replace(SONG, caption="</think>")], {}, "caption: .*control token"),
         ([SONG], {"negative": "<|im_end|>"}, "negative: .*control token"),
+        ([SONG], {"negative": "a" * 4097}, "negative: at most 4096 characters, got 4097; shorten the negative"),
+        ([SONG], {"negative": "half \ud83c"}, "negative: half a character .* at position 5"),
         ([SONG], {"guidance": float("nan")}, "guidance: expected a number"),
         ([SONG], {"seed": -1}, "seed: expected 0 to"),
     ],

@@ -26,6 +26,9 @@ def run(tiny_lm):
         ({"songs": 0}, "songs: expected 1 to 8, got 0"),
         ({"songs": 9}, "songs: expected 1 to 8, got 9"),
         ({"seed": -1}, "seed: expected 0 to"),
+        ({"sentence": "a" * 4097}, "sentence: at most 4096 characters, got 4097; shorten the sentence"),
+        ({"sentence": "half \ud83c"}, "sentence: half a character .* at position 5, after 'half '"),
+        ({"sentence": "<think>"}, "sentence: .*control token"),
         ({"mode": "language", "instrumental": True}, "instrumental: is on, but the mode language .* switch it off"),
     ],
 )
@@ -37,6 +40,11 @@ def test_bad_options_are_refused(wrong, message):
 @pytest.mark.parametrize("options", [PlanOptions("plan"), UnderstandOptions(), Outline(())])
 def test_texts_are_no_longer_than_the_decoder_reads(options):
     assert (options.caption_tokens, options.genre_tokens, options.lyric_tokens) == (192, 64, 2000)
+
+
+def test_a_sentence_is_recorded_only_where_it_was_read(run):
+    assert run((WORDS,), "plan", sentence="a waltz")[0].sentence == ""
+    assert run((Blueprint(lyrics="la"),), "plan", sentence="a waltz")[0].sentence == "a waltz"
 
 
 def test_a_text_needs_room(run):

@@ -85,7 +85,7 @@ def test_a_batch_is_computed_as_its_rows_are(rng, monkeypatch):
 @given(
     st.lists(st.floats(-50, 50, width=16), min_size=1, max_size=40),
     st.floats(0, 1 - 2.0**-24, width=32),
-    st.sampled_from([0.05, 0.85, 3.0]),
+    st.sampled_from([0.05, 0.85, 2.0]),
     st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     st.integers(0, 6),
     st.sampled_from([0.0, 0.2, 1.0]),
@@ -122,7 +122,7 @@ def test_uniform_numbers_are_the_songs_own():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be between 0 and 100, got -0.1"),
+        ({"temperature": -0.1}, "temperature must be between 0 and 2, got -0.1"),
         ({"top_p": 1.5}, "top_p must be between 0 and 1, got 1.5"),
         ({"min_p": float("nan")}, "min_p must be between 0 and 1, got nan"),
         ({"top_k": -1}, r"top_k must be 0 \(off\) or a number of tokens, got -1"),

@@ -98,10 +98,12 @@ def test_bfloat16_states_meet_the_vocabulary_in_float32(model: Qwen3) -> None:
 @torch.no_grad()
 def test_every_pass_is_announced_and_may_be_stopped(model: Qwen3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likelihood, "CHUNK", 8)
+    monkeypatch.setattr(likelihood, "STATES", 6)
     prompt, one, two = ids(7, 20, 5, 11)
     passes: list[int] = []
     reader(model, 40, passes.append).scores(prompt, [one, two])
-    assert passes == [8, 8, 4, 4, 8, 2]  # the last token of a text predicts nothing
+    # The last token of a text predicts nothing; then 16 states meet the vocabulary, 6 at a time.
+    assert passes == [8, 8, 4, 4, 8, 2, 0, 0, 0]
 
     def stop(tokens: int) -> None:
         raise KeyboardInterrupt

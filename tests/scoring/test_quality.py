@@ -14,6 +14,7 @@ from acestep_models.blueprint import Blueprint
 from acestep_models.errors import Cancelled
 from acestep_models.qwen3.tokenizer import Tokenizer
 from acestep_models.runtime import PlainRuntime
+from acestep_models.scoring import likelihood
 from acestep_models.scoring.likelihood import reading_bytes
 from acestep_models.scoring.quality import Score, ScoreOptions, score, score_songs, top_recall
 
@@ -234,11 +235,29 @@ def test_room_is_asked_for_once_by_the_longest_song(tiny_lm: Any) -> None:
     assert runtime.reserved == [reading_bytes(config, prompt + 90 + text - 1, text, torch.float32)]
 
 
+def test_the_song_that_cannot_be_judged_is_named(tiny_lm: Any) -> None:
+    whole = replace(EVERYTHING, codes=tuple(codes(1)))
+    for songs, message in (
+        ([whole, EVERYTHING], r"^song 2 of 2: the blueprint has no codes"),
+        ([whole, whole, Blueprint(codes=(1,))], r"^song 3 of 3: the blueprint says nothing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score_songs(PlainRuntime(), tiny_lm.lm, songs)
+
+
 def test_cancel_acts_between_targets(tiny_lm: Any) -> None:
     runtime = Spy(stop_at=3)
     with pytest.raises(Cancelled):
         score(runtime, tiny_lm.lm, EVERYTHING, codes(1))
     assert len(runtime.reports) == 3
+
+
+def test_cancel_acts_between_chunks_of_one_prompt(tiny_lm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "CHUNK", 16)
+    runtime = Spy(stop_at=2)
+    with pytest.raises(Cancelled):
+        score(runtime, tiny_lm.lm, EVERYTHING, codes(1))
+    assert [done for done, _ in runtime.reports] == [0, 16]
 
 
 @pytest.mark.parametrize(
