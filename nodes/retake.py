@@ -7,9 +7,9 @@ from typing import Any
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.adjust import MAX_ADJUST_SHIFT, MAX_RESCALE, adjust
 from ..acestep_models.pipelines.encode import ConditionerModels
-from ..acestep_models.pipelines.generate import Take, perform
+from ..acestep_models.pipelines.generate import Take
 from ..acestep_models.pipelines.reference import Reference
-from ..acestep_models.pipelines.task import Work
+from ..acestep_models.pipelines.retake import retake
 from ..acestep_models.sampling.noise import Retake as Other
 from ..acestep_models.sampling.schedule import SamplingOptions as Options
 from .host.decoder import HostDecoder
@@ -89,8 +89,8 @@ class Retake(io.ComfyNode):
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Turn the noise, sample, and say with what."""
-        take = Take(blueprint, sampling or Options(), seed, Other(retake_seed, variance), reference)
-        song = perform(HostRuntime(), HostDecoder(model, seed), conditioner, take, Work("text2music"))
+        take, other = Take(blueprint, sampling or Options(), seed, reference=reference), Other(retake_seed, variance)
+        song = retake(HostRuntime(), HostDecoder(model, seed), conditioner, take, other)
         text = (*describe_song(song.meta), f"retake: variance {variance:g} towards seed {retake_seed}")
         return io.NodeOutput(latent_wire(song.latents, acestep=song.meta), ui=report(*text, timbre_line(reference)))
 

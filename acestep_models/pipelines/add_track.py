@@ -18,7 +18,7 @@ def add_track(
     track: str,
     region: tuple[float, float] | None = None,
 ) -> Song:
-    """The source's song with `track` in it, written from region[0] to region[1] seconds or all along.
+    """`track` alone, made to fit the source: from region[0] to region[1] seconds, or all along.
 
     Raises:
         ValueError: for an unknown track, a region outside of the source, or a variant that cannot do it.
