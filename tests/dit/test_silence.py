@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acestep_models.dit.context import text_to_music_context
 from acestep_models.dit.silence import Silence, silence_from_file, silence_from_vae
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.oobleck import Oobleck
@@ -40,10 +39,3 @@ def test_wrong_layouts_are_refused():
         silence_from_file(torch.zeros(2, 64, 5))
     with pytest.raises(ValueError, match="expected frames"):
         Silence(torch.zeros(0, 64))
-
-
-def test_text_to_music_keeps_nothing_and_writes_everywhere(rng):
-    silence = torch.randn(1, 6, 64, generator=rng(0))
-    context = text_to_music_context(silence)
-    assert context.shape == (1, 6, 128)
-    assert torch.equal(context[..., :64], silence) and bool((context[..., 64:] == 1).all())
