@@ -52,6 +52,43 @@ class Runtime(Protocol):
         """How much of a placed network's weights lies on its device, 0 to 1; the rest is fetched at each use."""
 
 
+@dataclass(frozen=True, eq=False)
+class PartRuntime:
+    """The surroundings of part `index` (from 0) of `count` equal parts of a run: progress goes on over all of them."""
+
+    whole: Runtime
+    index: int
+    count: int
+
+    def progress(self, done: int, total: int) -> None:
+        """`done` of `total` pieces of this part, as pieces of the whole run."""
+        self.whole.progress(*self.stretch(done, total))
+
+    def stretch(self, done: int, total: int) -> tuple[int, int]:
+        """(pieces done, all pieces) of the whole run."""
+        return self.index * total + done, self.count * total
+
+    def say(self, text: str) -> None:
+        """See `Runtime.say`."""
+        self.whole.say(text)
+
+    def check_cancelled(self) -> None:
+        """See `Runtime.check_cancelled`."""
+        self.whole.check_cancelled()
+
+    def place(self, handle: Handle[M], reserve_bytes: int = 0) -> M:
+        """See `Runtime.place`."""
+        return self.whole.place(handle, reserve_bytes)
+
+    def device(self, handle: Handle[Any]) -> torch.device:
+        """See `Runtime.device`."""
+        return self.whole.device(handle)
+
+    def loaded_share(self, handle: Handle[Any]) -> float:
+        """See `Runtime.loaded_share`."""
+        return self.whole.loaded_share(handle)
+
+
 class PlainRuntime:
     """Runs everything on one device; remembers the last progress pair; cancels when told to."""
 

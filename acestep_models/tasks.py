@@ -81,6 +81,7 @@ VARIANTS: dict[str, Variant] = {
 ALL_VARIANTS = frozenset(VARIANTS)
 
 BASE_ONLY, NEAR_BASE = frozenset({"base"}), frozenset({"sft"})
+EXAMPLE = "acestep_v1.5_base.safetensors"  # a released file of a variant that can do every task
 
 _FILL = "Fill the audio semantic mask based on the given conditions:"
 _FOLLOW = "Generate audio semantic tokens based on the given conditions:"
@@ -162,7 +163,9 @@ def check_task(name: str, variant: str) -> str:
     trained = ", ".join(row for row in VARIANTS if row in task.variants)
     if variant in task.warned:
         return f"{name}: the {variant} model was not trained for it and may do it badly; {trained} was"
-    raise ValueError(f"{name}: the {variant} model cannot do it; load a {trained} model (LoadDiT, variant {trained})")
+    raise ValueError(
+        f"{name}: the {variant} model cannot do it: load a {trained} model, such as {EXAMPLE}, in Load DiT"
+    )
 
 
 def variant_named(name: str) -> Variant:

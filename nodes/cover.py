@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
@@ -11,6 +12,7 @@ from ..acestep_models.pipelines.generate import Take
 from ..acestep_models.pipelines.listen import Source
 from ..acestep_models.pipelines.reference import Reference
 from ..acestep_models.sampling.schedule import SamplingOptions as Options
+from ..acestep_models.sampling.schedule import count_steps
 from .host.decoder import HostDecoder
 from .host.latents import latent
 from .host.runtime import HostRuntime
@@ -41,7 +43,7 @@ class Cover(io.ComfyNode):
             node_id="ACEStepCover",
             display_name="ACE-Step 1.5 Cover",
             description="Another performance of a song: melody, rhythm and structure of the source, with the style and "
-            "the lyrics of the blueprint. As long as the source.",
+            "the lyrics of the blueprint. As long as the source, in whole latent frames of 40 ms.",
             search_aliases=["remix", "style transfer", "audio to audio", "cover song", "img2img audio"],
             inputs=[
                 model_input(),
@@ -53,15 +55,16 @@ class Cover(io.ComfyNode):
                     "strength",
                     1.0,
                     PART,
-                    "For how many of the steps the source is followed; after them only the blueprint is. 1: all, 0.5: "
-                    "the first half, 0: none, which is DiTSample.",
+                    "For how many of the steps that start_noise leaves the source is followed, rounded down; after "
+                    "them only the blueprint is. 1: all, 0.5: the first half, 0: none.",
                 ),
                 decimal(
                     "start_noise",
                     0.0,
                     PART,
-                    "How much of the source's own sound is left at the start. 0: nothing, it starts from noise; 0.3 to "
-                    "0.5 keeps its sound in parts; towards 1 hardly anything changes.",
+                    "How much of the source's own sound is left at the start, moved to the nearest time that a step "
+                    "begins at: few steps are coarse (8 with shift 3: 0, 0.05, 0.1, 0.17, 0.25, 0.36, 0.5 or 0.7). "
+                    "0: nothing, it starts from noise; 0.3 to 0.5 keeps its sound in parts.",
                 ),
                 socket(
                     io.Boolean,
@@ -94,15 +97,16 @@ class Cover(io.ComfyNode):
         settings = CoverSettings(strength, start_noise, faithful)
         take = Take(blueprint, sampling or Options(), seed, reference=reference)
         song = cover(HostRuntime(), HostDecoder(model, seed), conditioner, take, source, settings)
-        told = (source_line(source), _followed(settings, song.meta.schedule.steps), _unused_codes(blueprint))
+        told = (source_line(source), *_followed(settings, song.meta.schedule.steps))
         text = (*told, *describe_song(song.meta), timbre_line(reference))
         return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))
 
 
-def _followed(settings: CoverSettings, steps: int) -> str:
+def _followed(settings: CoverSettings, steps: int) -> tuple[str, str]:
+    """How many of the steps follow the source, and a warning if none does."""
     what = "its latents" if settings.faithful else "its audio codes"
-    return f"follows {what} in {int(steps * settings.strength)} of {steps} steps (strength {settings.strength:g})"
-
-
-def _unused_codes(blueprints: tuple[Blueprint, ...]) -> str:
-    return "the codes of the blueprint are not used: the source's are" if any(b.codes for b in blueprints) else ""
+    count = int(steps * settings.strength)
+    least = math.ceil(100 / steps) / 100
+    none = f"warning: no step follows the source; with {count_steps(steps)} strength must be {least:g} or more"
+    text = f"follows {what} in {count} of {count_steps(steps)} (strength {settings.strength:g})"
+    return text, "" if count else none

@@ -9,19 +9,22 @@ from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.pipelines.listen import Source
 from ..acestep_models.pipelines.reference import Reference
 from ..acestep_models.pipelines.task import Work, encode_work, work_frames
-from ..acestep_models.tasks import ALL_VARIANTS, TASKS, TRACKS
+from ..acestep_models.tasks import ALL_VARIANTS, TASKS, TRACKS, check_task, instruction, task_named
 from ..acestep_models.units import frames_to_seconds
 from .host.decoder import conditioning
 from .host.latents import empty_latent
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
-from .plan import codes_line
-from .sample import timbre_line
+from .sample import task_codes_line, timbre_line
 from .types import Source as SourceType
 from .widgets import blueprint_input, conditioner_input, one_of, reference_input
-from .work import read_tracks, source_line, tracks_problem
+from .work import doubt_line, read_tracks, source_line
 
 PLAIN = "text2music"
+BASE_ONLY_LINE = (
+    "sample this with a base model: sft may try, turbo never learned it. The model of the sampler is not checked: "
+    "only SeparateStems, AddTrack and Complete refuse a wrong one"
+)
 CHOICES = (PLAIN, *(name for name, task in TASKS.items() if task.needs == "source"))
 
 
@@ -48,9 +51,16 @@ class EncodeSong(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, tracks: Any = None) -> bool | str:
-        """Complain of unknown tracks before anything runs; a linked input is not known yet and arrives as None."""
-        return tracks_problem(tracks or None)
+    def validate_inputs(cls, task: Any = None, tracks: Any = None) -> bool | str:
+        """Complain of unknown tasks and tracks before anything runs; what is linked arrives as None."""
+        try:
+            if task is not None:
+                one_of("task", task, CHOICES)
+            if tracks is not None:
+                read_task_tracks(task, tracks)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(
@@ -63,15 +73,34 @@ class EncodeSong(io.ComfyNode):
         source: Source | None = None,
     ) -> io.NodeOutput:
         """Encode every song once."""
-        named = read_tracks(tracks) if tracks.strip() else ()
-        work = Work(one_of("task", task, CHOICES), source, named, reference=reference)
+        named = read_task_tracks(one_of("task", task, CHOICES), tracks)
+        if conditioner.variant:
+            check_task(task, conditioner.variant)
+        work = Work(task, source, named, reference=reference)
         frames = work_frames(blueprint, work)
         batch = encode_work(HostRuntime(), conditioner, blueprint, work, frames).first
         positive, negative = conditioning(batch)
         latent: dict[str, Any] = empty_latent(len(blueprint), frames)
         text = f"{len(blueprint)} song(s) of {frames_to_seconds(frames):g} s, {batch.tokens.shape[1]} tokens"
-        told = _describe(work) if work.source else (codes_line(blueprint),)
-        return io.NodeOutput(positive, negative, latent, ui=report(text, *told, timbre_line(reference)))
+        told = (*_describe(work), task_codes_line(task, blueprint), timbre_line(reference))
+        doubt = doubt_line(task, conditioner.variant, conditioner.config) if conditioner.variant else ""
+        return io.NodeOutput(positive, negative, latent, ui=report(text, *told, doubt))
+
+
+def read_task_tracks(task: str | None, text: str) -> tuple[str, ...]:
+    """The tracks that a task is given; a task of None is not known yet.
+
+    Raises:
+        ValueError: for unknown tracks, and for more or fewer than the task takes.
+    """
+    named = read_tracks(text) if text.strip() else ()
+    most = len(TRACKS) if task is None else task_named(task).most_tracks
+    if most == 1 and len(named) != 1:
+        got = repr(text.strip()) if named else "none"
+        raise ValueError(f"tracks: {task} takes one track at a time, one of {', '.join(TRACKS)}; got {got}")
+    if task is not None:
+        instruction(task, named)
+    return named
 
 
 def _work_inputs() -> list[Any]:
@@ -83,7 +112,7 @@ def _work_inputs() -> list[Any]:
             default=PLAIN,
             optional=True,
             tooltip="text2music: a new song, which follows the blueprint's codes if it has some. The others work on "
-            "source and are as long as it is; extract, lego and complete need a base model.",
+            "source and are as long as it is; extract, lego and complete must be sampled with a base model.",
         ),
         socket(
             io.String,
@@ -98,7 +127,8 @@ def _work_inputs() -> list[Any]:
 
 
 def _describe(work: Work) -> tuple[str, ...]:
-    """What is worked on, and by whom it can be done."""
-    trained = TASKS[work.task].variants
-    limits = "" if trained == ALL_VARIANTS else f"only for {', '.join(sorted(trained))} models"
-    return (source_line(work.source) if work.source else "", f"instruction: {work.instruction}", limits)
+    """What is worked on, and by whom it can be done; nothing for a song out of a blueprint alone."""
+    if work.source is None:
+        return ()
+    limits = "" if TASKS[work.task].variants == ALL_VARIANTS else BASE_ONLY_LINE
+    return (source_line(work.source), f"instruction: {work.instruction}", limits)

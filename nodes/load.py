@@ -74,6 +74,8 @@ class LoadDiT(io.ComfyNode):
         loaded = load(sources, guess.name, precision)
         text = _describe(sources, guess, loaded)
         logging.info("ACE-Step 1.5: %s", "; ".join(filter(None, text)))
+        if guess.doubt:
+            logging.warning("ACE-Step 1.5: %s: %s", sources.decoder.path.name, _variant_line(guess))
         return io.NodeOutput(loaded.model, loaded.conditioner, loaded.vae, ui=report(*text))
 
 
@@ -139,9 +141,16 @@ def _inputs() -> list[Any]:
     ]
 
 
+def _variant_line(guess: Guess) -> str:
+    """Which variant, why, what speaks against it, and what follows from it."""
+    defaults, doubt = variant_named(guess.name), f", but {guess.doubt}" if guess.doubt else ""
+    numbers = f"{defaults.steps} steps, shift {defaults.shift:g}, guidance {defaults.guidance:g}"
+    return f"variant: {guess.name} ({guess.why}){doubt}: {numbers}"
+
+
 def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]:
     """The values really used, one line each."""
-    defaults, config = variant_named(guess.name), loaded.conditioner.config
+    config = loaded.conditioner.config
     parts = (
         ""
         if sources.conditioner is sources.decoder
@@ -149,8 +158,7 @@ def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]
     )
     return (
         f"model: {sources.decoder.path.name} ({config.num_hidden_layers} layers of width {config.hidden_size})",
-        f"variant: {guess.name} ({guess.why}): {defaults.steps} steps, shift {defaults.shift:g}, "
-        f"guidance {defaults.guidance:g}",
+        _variant_line(guess),
         f"precision: {NAMES[loaded.dtype]} on {loaded.device}, VAE {NAMES[loaded.vae.dtype]}",
         parts,
         f"text encoder: {sources.text_encoder.path.name}",

@@ -58,11 +58,12 @@ class Retake(io.ComfyNode):
                 socket(
                     io.Int,
                     "retake_seed",
-                    default=0,
+                    default=1,
                     min=0,
                     max=MOST_SEED,
                     control_after_generate=True,
-                    tooltip="Another number, another variation. Song 2 of a batch takes retake_seed + 1, and so on.",
+                    tooltip="Another number, another variation; that of seed changes nothing. Song 2 of a batch takes "
+                    "retake_seed + 1, and so on.",
                 ),
                 decimal(
                     "variance",
@@ -91,8 +92,19 @@ class Retake(io.ComfyNode):
         """Turn the noise, sample, and say with what."""
         take, other = Take(blueprint, sampling or Options(), seed, reference=reference), Other(retake_seed, variance)
         song = retake(HostRuntime(), HostDecoder(model, seed), conditioner, take, other)
-        text = (*describe_song(song.meta), f"retake: variance {variance:g} towards seed {retake_seed}")
-        return io.NodeOutput(latent_wire(song.latents, acestep=song.meta), ui=report(*text, timbre_line(reference)))
+        turned = f"retake: variance {variance:g} towards seed {retake_seed}"
+        text = (*describe_song(song.meta), turned, unchanged(song.meta.seeds, other), timbre_line(reference))
+        return io.NodeOutput(latent_wire(song.latents, acestep=song.meta), ui=report(*text))
+
+
+def unchanged(seeds: tuple[int, ...], other: Other) -> str:
+    """Which songs of these seeds a retake leaves as they are, and why; nothing where all are turned."""
+    if other.variance == 0.0:
+        return "variance is 0: nothing changes"
+    pairs = enumerate(zip(seeds, other.seeds(len(seeds)), strict=True), start=1)
+    same = [f"song {i}" for i, (seed, to) in pairs if seed == to]
+    where = f"{', '.join(same)}: " if len(same) < len(seeds) else ""
+    return f"{where}retake_seed is the seed: nothing changes" if same else ""
 
 
 class AdjustLatent(io.ComfyNode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
@@ -21,6 +22,7 @@ from ..acestep_models.sampling.schedule import (
 )
 from ..acestep_models.sampling.schedule import SamplingOptions as Options
 from ..acestep_models.sampling.solvers import SOLVERS
+from ..acestep_models.tasks import task_named
 from ..acestep_models.units import frames_to_seconds
 from .host.decoder import HostDecoder
 from .host.latents import latent
@@ -243,12 +245,21 @@ def timbre_line(reference: Reference | None) -> str:
     return f"timbre: of {len(reference.latents)} recording(s)" if reference else ""
 
 
+def task_codes_line(task: str, blueprints: Sequence[Blueprint]) -> str:
+    """Which songs follow the codes of their blueprints, or that a task follows its source instead."""
+    row = task_named(task)
+    if row.needs != "source":
+        return codes_line(blueprints)
+    instead = ": the source's are" if row.hints else ""
+    return f"the codes of the blueprint are not used{instead}" if any(song.codes for song in blueprints) else ""
+
+
 def describe_song(meta: SongMeta) -> tuple[str, ...]:
     """How latents came to be."""
     return (
         *describe_schedule(meta.schedule),
         f"{len(meta.seeds)} song(s) of {frames_to_seconds(meta.frames):g} s",
-        codes_line(meta.blueprints),
+        task_codes_line(meta.task, meta.blueprints),
         f"seed: {', '.join(str(seed) for seed in meta.seeds)}",
         *meta.schedule.notes,
     )

@@ -65,13 +65,19 @@ class SeparateStems(io.ComfyNode):
                     control_after_generate=KEEP_SEED,
                     tooltip="All tracks have the same one, so that a track alone comes out as it does among others.",
                 ),
-                lazy_blueprint_input("What you know of the song: caption, lyrics, tempo, key. It helps.", True),
+                lazy_blueprint_input(
+                    "What you know of the song: caption, lyrics, tempo, key. It helps. One song.", True
+                ),
                 sampling_input(),
             ],
             outputs=[
                 out(io.Audio, "stems", "A list of sounds, each exactly as long as the source.", is_list=True),
                 out(io.String, "names", "A list with the track of each sound.", is_list=True),
-                out(io.Audio, "residual", "The source without all of these stems; with them it is the source again."),
+                out(
+                    io.Audio,
+                    "residual",
+                    "The source without all of these stems; together they are the source again.",
+                ),
             ],
         )
 
@@ -84,7 +90,7 @@ class SeparateStems(io.ComfyNode):
     def check_lazy_status(cls, **given: Any) -> list[str]:
         """Refuse a model that cannot do it before the source is encoded or a song planned."""
         check_model(TASK, given["model"])
-        return still_to_make(given)
+        return _next_to_make(given)
 
     @classmethod
     def execute(
@@ -99,16 +105,43 @@ class SeparateStems(io.ComfyNode):
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Track after track, and what is left."""
-        check_model(TASK, model)
+        doubt = check_model(TASK, model)
         names = read_tracks(tracks)
         take = Take(blueprint or (Blueprint(),), sampling or Options(), seed)
         stems = separate_stems(HostRuntime(), HostDecoder(model, seed), conditioner, vae, take, source, names)
         sounds = [audio(wave[None]) for wave in stems.waveforms]
-        text = (source_line(source), *describe_song(stems.metas[0]), *_levels(stems))
+        text = (source_line(source), *describe_song(stems.metas[0]), *_levels(stems), _clipped(stems), doubt)
         return io.NodeOutput(sounds, list(stems.names), audio(stems.residual[None]), ui=report(*text))
+
+
+def _next_to_make(given: dict[str, Any]) -> list[str]:
+    """What the host shall make now: the source only when tracks and blueprint are known to be good.
+
+    Raises:
+        ValueError: for unknown tracks, or more than one song.
+    """
+    if given.get("tracks") is not None:
+        read_tracks(given["tracks"])
+    songs = given.get("blueprint")
+    if isinstance(songs, tuple) and len(songs) != 1:
+        raise ValueError(f"blueprint: stems are of one song, got {len(songs)}")
+    wanted = still_to_make(given)
+    return [name for name in wanted if name != "source"] or wanted
+
+
+def _peaks(stems: Stems) -> dict[str, float]:
+    """The largest amplitude of each track and of what is left."""
+    parts = [*zip(stems.names, stems.waveforms, strict=True), ("residual", stems.residual)]
+    return {name: float(wave.abs().max()) for name, wave in parts}
 
 
 def _levels(stems: Stems) -> list[str]:
     """How loud each track is, and what is left."""
-    parts = [*zip(stems.names, stems.waveforms, strict=True), ("residual", stems.residual)]
-    return [f"{name}: peak {decibels(float(wave.abs().max()))} dBFS" for name, wave in parts]
+    return [f"{name}: peak {decibels(peak)} dBFS" for name, peak in _peaks(stems).items()]
+
+
+def _clipped(stems: Stems) -> str:
+    """What does not fit into a file of whole numbers, and what to do."""
+    over = [name for name, peak in _peaks(stems).items() if peak > 1.0]
+    advice = "a file of whole numbers (FLAC) clips this; put a Loudness node before it, or save a float file"
+    return f"over full scale: {', '.join(over)}; {advice}" if over else ""

@@ -31,7 +31,7 @@ from .widgets import (
     seed_input,
     source_input,
 )
-from .work import ALL, check_model, read_tracks, source_line, still_to_make, tracks_problem
+from .work import ALL, check_model, check_region, read_tracks, source_line, still_to_make, tracks_problem
 
 LEGO, COMPLETE = "lego", "complete"
 CHOSEN = "Chosen classes"
@@ -60,10 +60,10 @@ class AddTrack(io.ComfyNode):
                 decimal("start", PLACE[0], PLACE, "From which second on. -1: from the beginning."),
                 decimal("end", PLACE[0], PLACE, "Up to which second. -1: to the end of the source."),
                 seed_input(),
-                reference_input(),
+                reference_input(lazy=True),
                 sampling_input(),
             ],
-            outputs=[out(io.Latent, "latent", "The new track as latents, as long as the source, for DecodeAudio.")],
+            outputs=[out(io.Latent, "latent", "The new track as latents, in whole frames of 0.04 s, for DecodeAudio.")],
         )
 
     @classmethod
@@ -75,6 +75,7 @@ class AddTrack(io.ComfyNode):
     def check_lazy_status(cls, **given: Any) -> list[str]:
         """Refuse a model that cannot do it before the source is encoded or a song planned."""
         check_model(LEGO, given["model"])
+        check_region(given.get("start"), given.get("end"))
         return still_to_make(given)
 
     @classmethod
@@ -92,13 +93,13 @@ class AddTrack(io.ComfyNode):
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Play the track where it is wanted."""
-        check_model(LEGO, model)
+        doubt = check_model(LEGO, model)
         region = read_region(start, end, source)
         take = Take(blueprint, sampling or Options(), seed, reference=reference)
         decoder = HostDecoder(model, seed)
         song = add_track(HostRuntime(), decoder, conditioner, take, source, one_of("track", track, TRACKS), region)
         where = f"from {region[0]:g} to {region[1]:g} s" if region else "all along"
-        text = (source_line(source), f"{track} {where}", *describe_song(song.meta), timbre_line(reference))
+        text = (source_line(source), f"{track} {where}", *describe_song(song.meta), timbre_line(reference), doubt)
         return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))
 
 
@@ -115,6 +116,19 @@ def read_region(start: float, end: float, source: Source) -> tuple[float, float]
             f"start, end: expected a part of the source's {source.seconds:g} s, got {first:g} to {last:g} s"
         )
     return None if (first, last) == (0.0, source.seconds) else (first, last)
+
+
+def read_classes(preset: str, classes: str) -> tuple[str, ...]:
+    """The tracks of a preset, or for "Chosen classes" those of the text.
+
+    Raises:
+        ValueError: for an unknown preset or track, none where some are to be chosen, or a text that nobody reads.
+    """
+    if one_of("preset", preset, PRESETS) == CHOSEN:
+        return read_tracks(classes)
+    if classes.strip():
+        raise ValueError(f"classes: only read with preset {CHOSEN}; empty it or choose that preset")
+    return COMPLETE_PRESETS[preset]
 
 
 class Complete(io.ComfyNode):
@@ -147,10 +161,11 @@ class Complete(io.ComfyNode):
                     "classes",
                     default="",
                     multiline=True,
-                    tooltip=f"Only for {CHOSEN}: {ALL}, or some of {', '.join(TRACKS)}; with commas or one a line.",
+                    tooltip=f"Only for {CHOSEN}: {ALL}, or some of {', '.join(TRACKS)}; with commas or one a line. "
+                    "Empty with the other presets.",
                 ),
                 seed_input(),
-                reference_input(),
+                reference_input(lazy=True),
                 sampling_input(),
             ],
             outputs=[out(io.Latent, "latent", "The song as latents, as long as the source, for DecodeAudio.")],
@@ -158,8 +173,14 @@ class Complete(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, preset: Any = None, classes: Any = None) -> bool | str:
-        """Complain of unknown tracks before anything runs; a linked input is not known yet and arrives as None."""
-        return tracks_problem(classes if preset == CHOSEN else None)
+        """Complain of what cannot be read before anything runs; a linked input is not known yet, arrives as None."""
+        if preset is None:
+            return True
+        try:
+            read_classes(preset, classes if classes is not None else ALL if preset == CHOSEN else "")
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     def check_lazy_status(cls, **given: Any) -> list[str]:
@@ -181,10 +202,9 @@ class Complete(io.ComfyNode):
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Play what is missing."""
-        check_model(COMPLETE, model)
-        tracks = read_tracks(classes) if one_of("preset", preset, PRESETS) == CHOSEN else COMPLETE_PRESETS[preset]
+        doubt, tracks = check_model(COMPLETE, model), read_classes(preset, classes)
         take = Take(blueprint, sampling or Options(), seed, reference=reference)
         song = complete(HostRuntime(), HostDecoder(model, seed), conditioner, take, source, tracks)
         asked = f"plays: {', '.join(tracks) or 'what fits'}"
-        text = (source_line(source), asked, *describe_song(song.meta), timbre_line(reference))
+        text = (source_line(source), asked, *describe_song(song.meta), timbre_line(reference), doubt)
         return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))

@@ -14,10 +14,11 @@ _LONGEST_FIRST = sorted(VARIANTS, key=len, reverse=True)
 
 @dataclass(frozen=True)
 class Guess:
-    """A variant and how it was found."""
+    """A variant, how it was found, and what the file says against it."""
 
     name: str
     why: str
+    doubt: str = ""
 
 
 def in_name(text: str) -> str | None:
@@ -46,13 +47,13 @@ def choose_variant(choice: str, config: DiTConfig, name: str, whole: DiTConfig |
     """
     if choice != AUTO:
         variant_named(choice)
-        return Guess(choice, "chosen")
-    named, stated = in_name(name), _stated(config)
-    if stated is not None and (named is None or not _refines(named, stated)):
-        return Guess(stated, "from the file")
+        return Guess(choice, "chosen", contradiction(choice, config))
+    named, said = in_name(name), stated(config)
+    if said is not None and (named is None or not _refines(named, said)):
+        return Guess(said, "from the file")
     if named is not None and _agrees(named, config):
-        return Guess(named, "from the file and its name" if stated else "from the name")
-    origin = None if whole is None or named is not None else _stated(whole)
+        return Guess(named, "from the file and its name" if said else "from the name")
+    origin = None if whole is None or named is not None else stated(whole)
     if origin is not None:
         return Guess(origin, "of the conditioner's model; choose another if the decoder is not made from it")
     raise ValueError(
@@ -61,7 +62,15 @@ def choose_variant(choice: str, config: DiTConfig, name: str, whole: DiTConfig |
     )
 
 
-def _stated(config: DiTConfig) -> str | None:
+def contradiction(variant: str, config: DiTConfig) -> str:
+    """What a file says of itself where that is not the variant it is used as; nothing where the two agree."""
+    said = stated(config)
+    if said is not None:
+        return "" if _refines(variant, said) else f"the file says {said}"
+    return "" if _agrees(variant, config) else "the file says that it is no turbo model"
+
+
+def stated(config: DiTConfig) -> str | None:
     """What the config says; `is_turbo` alone says turbo or nothing."""
     version = in_name(config.model_version or "")
     return version or ("turbo" if config.is_turbo else None)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ..acestep_models.planner.lm import LM
 from ..acestep_models.planner.sampling import HOTTEST
-from ..acestep_models.sampling.schedule import Schedule
+from ..acestep_models.sampling.schedule import Schedule, count_steps
 from ..acestep_models.tasks import VARIANTS, Variant
 from ..acestep_models.units import CODEBOOK_SIZE
 from .host.schema import AUTO, KEEP_SEED, io, socket
@@ -152,7 +152,7 @@ def describe_schedule(schedule: Schedule) -> tuple[str, ...]:
 def _times_text(schedule: Schedule) -> str:
     how = "explicit times" if schedule.shift is None else f"shift {schedule.shift:g}"
     dcw = f", dcw {schedule.dcw.mode}" if schedule.dcw else ""
-    return f"{schedule.steps} steps, {how}, {schedule.solver}{dcw}"
+    return f"{count_steps(schedule.steps)}, {how}, {schedule.solver}{dcw}"
 
 
 def _guidance_text(schedule: Schedule) -> str:
@@ -192,11 +192,12 @@ def lazy_blueprint_input(tooltip: str, optional: bool = False) -> Any:
     return socket(Blueprint, "blueprint", lazy=True, optional=optional, tooltip=tooltip)
 
 
-def reference_input() -> Any:
-    """The wire from EncodeReference."""
+def reference_input(lazy: bool = False) -> Any:
+    """The wire from EncodeReference; a lazy one is not made before the node has said that it may run."""
     return socket(
         Reference,
         "reference",
+        lazy=lazy,
         optional=True,
         tooltip="From EncodeReference: whose sound the song shall have. It changes voices and instruments, never "
         "melody or structure.",

@@ -84,7 +84,8 @@ def test_who_may_run_what(name, variant):
             f"{name}: the sft model was not trained for it and may do it badly; base was"
         )
     else:
-        message = f"^{name}: the {variant} model cannot do it; load a base model \\(LoadDiT, variant base\\)$"
+        example = "such as acestep_v1\\.5_base\\.safetensors, in Load DiT"
+        message = f"^{name}: the {variant} model cannot do it: load a base model, {example}$"
         with pytest.raises(ValueError, match=message):
             check_task(name, variant)
 

@@ -37,7 +37,10 @@ if TYPE_CHECKING:  # a reference is heard by networks that know what is here
 
 @dataclass(frozen=True, eq=False)
 class ConditionerModels:
-    """Everything that reads: the text encoder, and the networks around the decoder that run once a song."""
+    """Everything that reads: the text encoder, and the networks around the decoder that run once a song.
+
+    `variant` is that of the decoder it was loaded with, "" where nobody said.
+    """
 
     text: Handle[Qwen3]
     tokenizer: Tokenizer
@@ -46,6 +49,7 @@ class ConditionerModels:
     detokenizer: Handle[AudioDetokenizer]
     silence: Silence
     config: DiTConfig
+    variant: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from ..dit.transformer import DiT
 from ..runtime import Handle, Runtime
 from ..sampling.loop import OnStep, sample
 from ..sampling.noise import Noise, Retake, noised, song_seeds
-from ..sampling.schedule import SamplingOptions, Schedule, resolve
+from ..sampling.schedule import SamplingOptions, Schedule, count_steps, resolve
 from ..sampling.solvers import Velocity
 from ..tasks import ALL_VARIANTS, VARIANTS, Variant, check_task, task_named
 from .encode import ConditionBatch, ConditionerModels
@@ -241,8 +241,17 @@ def plan_steps(decoder: Decoder, take: Take, work: Work) -> Schedule:
     notes = [warning] if warning else []
     if work.start_noise > 0.0:
         whole, schedule = schedule.steps, schedule.starting(1.0 - work.start_noise)
-        notes.append(f"starts from the source at t {schedule.times[0]:.3f}: {schedule.steps} of {whole} steps")
+        left = f"{schedule.steps} of {count_steps(whole)} left"
+        notes.append(f"starts at t {schedule.times[0]:.3f}, {_mixture(schedule.times[0])}: {left}")
     return replace(schedule, notes=(*schedule.notes, *notes))
+
+
+def _mixture(t: float) -> str:
+    """What a start at time t is made of."""
+    noise = round(100 * t)
+    if t == 1.0:
+        return "all noise (no step begins nearer to this start_noise; more steps are finer)"
+    return "half noise, half source" if noise == 50 else f"{noise} % noise, {100 - noise} % source"
 
 
 def _check_variant(task: str, variant: Variant) -> str:

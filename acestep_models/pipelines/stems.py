@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..runtime import Handle, Runtime
+from ..runtime import Handle, PartRuntime, Runtime
 from ..vae.oobleck import Oobleck
 from .decode import decode
 from .encode import ConditionerModels
@@ -45,7 +45,7 @@ def separate_stems(
 ) -> Stems:
     """Each of `tracks` out of the source, all from the same noise.
 
-    Every network is placed once: all tracks are read, then sampled, then decoded.
+    Every network is placed once: all tracks are read, then sampled (one progress over all of them), then decoded.
 
     Raises:
         ValueError: for no track, an unknown one, more than one blueprint, or a variant that cannot do it.
@@ -68,10 +68,12 @@ def _sample(
     schedules = [plan_steps(decoder, take, work) for work in works]
     frames = work_frames(take.blueprints, works[0])
     plans = [encode_work(runtime, conditioner, take.blueprints, work, frames) for work in works]
-    return [
-        follow(runtime, decoder, take, work, planned)
-        for work, planned in zip(works, zip(schedules, plans, strict=True), strict=True)
-    ]
+    songs = []
+    for index, (work, planned) in enumerate(zip(works, zip(schedules, plans, strict=True), strict=True)):
+        runtime.say(f"{', '.join(work.tracks)}: {index + 1} of {len(works)}")
+        part = PartRuntime(runtime, index, len(works))
+        songs.append(follow(part, decoder, take, work, planned))
+    return songs
 
 
 def _exact(wave: Tensor, samples: int) -> Tensor:

@@ -29,6 +29,10 @@ class Retake:
     seed: int
     variance: float
 
+    def seeds(self, count: int) -> tuple[int, ...]:
+        """One a song of a batch of `count`."""
+        return tuple((self.seed + i) % (MAX_SEED + 1) for i in range(count))
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"retake seed: expected 0 to {MAX_SEED}, got {self.seed}")
@@ -63,7 +67,7 @@ class Noise:
         noise = batch_noise([derive(seed) for seed in self.seeds], frames)
         if self.retake is None:
             return noise
-        others = [(self.retake.seed + i) % (MAX_SEED + 1) for i in range(len(self.seeds))]
+        others = self.retake.seeds(len(self.seeds))
         turned = blend(noise, batch_noise([derive(seed) for seed in others], frames), self.retake.variance)
         # Noise turned towards itself stays; the formula, made for two independent ones, would make it louder.
         same = torch.tensor([seed == other for seed, other in zip(self.seeds, others, strict=True)])

@@ -131,6 +131,11 @@ class Schedule:
         return Guide(self.guidance, self.scale, self.interval, self.clamp, self.ema)
 
 
+def count_steps(steps: int) -> str:
+    """ "1 step", "8 steps"."""
+    return f"{steps} step{'' if steps == 1 else 's'}"
+
+
 def check_times(times: Sequence[float]) -> tuple[float, ...]:
     """`times` without trailing zeros, if there is at least one and they fall within (0, 1].
 
@@ -243,7 +248,7 @@ def _step_notes(steps: int, variant: Variant) -> tuple[str, ...]:
     if variant.distilled and steps > MAX_DISTILLED_STEPS:
         return (f"{steps} steps are more than the {MAX_DISTILLED_STEPS} that a turbo decoder was made for",)
     if not variant.distilled and steps < FEW_STEPS:
-        return (f"{steps} steps are few; this variant is used to {variant.steps}",)
+        return (f"{count_steps(steps)} {'is' if steps == 1 else 'are'} few; this variant is used to {variant.steps}",)
     return ()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...acestep_models.pipelines.encode import ConditionBatch
 from ...acestep_models.pipelines.generate import ConditionSchedule, Solve
-from ...acestep_models.runtime import Runtime
+from ...acestep_models.runtime import PartRuntime, Runtime
 from ...acestep_models.sampling.schedule import Schedule
 from ...acestep_models.tasks import Variant
 from .guider import CORRECTOR, STEP, Conditioning, SongGuider, model_defaults
@@ -60,11 +60,23 @@ class HostDecoder:
             torch.zeros_like(start),
             comfy.samplers.KSAMPLER(_sampler(runtime, start, solve)),
             torch.tensor(schedule.times),
-            callback=latent_preview.prepare_callback(self._patcher, schedule.steps),
+            callback=_callback(runtime, latent_preview.prepare_callback(self._patcher, schedule.steps)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=self._seed,
         )
         return latents.float().cpu()
+
+
+def _callback(runtime: Runtime, show: Any) -> Any:
+    """The host's callback; in a part of a run its bar goes on from the part before."""
+    if not isinstance(runtime, PartRuntime):
+        return show
+
+    def callback(step: int, denoised: Tensor, x: Tensor, total: int) -> None:
+        done, pieces = runtime.stretch(step, total)
+        show(done, denoised, x, pieces)
+
+    return callback
 
 
 def _sampler(runtime: Runtime, start: Tensor, solve: Solve) -> Any:

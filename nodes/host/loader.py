@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ def load(sources: Sources, variant: str, precision: str) -> Loaded:
     dtype = decoder_dtype(precision, device)
     conditioner, vae = load_conditioner(sources, dtype), load_vae(sources.vae, precision)
     model = load_decoder(sources.decoder.path, sources.conditioner.path, variant, precision)
-    return Loaded(model, conditioner, vae, dtype, device)
+    said = model.model.config  # the conditioner's own file, where it is another one, says nothing of this decoder
+    config = replace(conditioner.config, is_turbo=said.is_turbo, model_version=said.model_version)
+    return Loaded(model, replace(conditioner, variant=variant, config=config), vae, dtype, device)
 
 
 def decoder_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -123,7 +123,7 @@ def test_cover_follows_its_source_in_each_way_of_its_own(host, relative_error):
     }
     assert "follows its audio codes in 2 of 4 steps" in made["half"][1]
     assert "follows its latents in 4 of 4 steps" in made["faithful"][1]
-    assert "starts from the source at t " in made["start"][1]
+    assert "starts at t 0.500, half noise, half source: " in made["start"][1]
     assert all(latents.isfinite().all() for latents, _ in made.values())
     pairs = [(one, two) for one in made for two in made if one < two]
     assert all(relative_error(made[one][0], made[two][0]) > 1e-3 for one, two in pairs)

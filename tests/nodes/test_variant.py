@@ -45,6 +45,46 @@ def test_guess(pack, core, choice, is_turbo, version, name, variant, why):
 
 
 @pytest.mark.parametrize(
+    ("choice", "is_turbo", "version", "doubt"),
+    [
+        ("base", True, "turbo", "the file says turbo"),
+        ("sft", True, None, "the file says turbo"),
+        ("turbo", False, "base", "the file says base"),
+        ("turbo", False, None, "the file says that it is no turbo model"),
+        ("turbo-shift1", True, "turbo", ""),
+        ("base", False, "base", ""),
+        ("base", None, None, ""),
+        ("auto", True, "turbo", ""),
+    ],
+)
+def test_a_choice_against_the_file_is_doubted(pack, core, choice, is_turbo, version, doubt):
+    config = core("dit.config").DiTConfig(is_turbo=is_turbo, model_version=version)
+    assert pack("variant").choose_variant(choice, config, "mine.safetensors").doubt == doubt
+
+
+def test_load_dit_tells_of_a_choice_against_the_file(pack, loaded, tiny_2b_split, caplog):
+    """The widgets as the user sets them; the tiny file says turbo."""
+    widgets = dict.fromkeys(("conditioner", "text_encoder", "vae"), "auto") | {"precision": "fp32", "download": False}
+    made = pack("load").LoadDiT.execute(model=tiny_2b_split.model.name, variant="base", **widgets)
+    line = "variant: base (chosen), but the file says turbo: 50 steps, shift 1, guidance 7"
+    assert line in made.ui["text"][0].splitlines()
+    assert [r.levelname for r in caplog.records if r.getMessage().endswith(line)] == ["WARNING"]
+    model, conditioner = made.args[0], made.args[1]
+    told = "the file says turbo; chosen base: if the file is right, lego comes out badly"
+    assert pack("work").check_model("lego", model) == told and pack("work").check_model("cover", model) == ""
+    assert pack("work").doubt_line("lego", conditioner.variant, conditioner.config) == told
+
+
+@pytest.mark.parametrize(
+    ("task", "version", "variant", "told"),
+    [("lego", "base", "sft", False), ("lego", "sft", "base", True), ("cover", "turbo", "base", False)],
+)
+def test_doubt_is_only_told_where_it_matters(pack, core, task, version, variant, told):
+    config = core("dit.config").DiTConfig(is_turbo=version == "turbo", model_version=version)
+    assert bool(pack("work").doubt_line(task, variant, config)) == told
+
+
+@pytest.mark.parametrize(
     ("is_turbo", "name"),
     [
         (None, "database_song.safetensors"),

@@ -140,7 +140,10 @@ def test_a_start_out_of_the_source_is_the_formula(tiny_models, relative_error, a
     batches = [plan.first] * (steps // 2) + [plan.second] * (steps - steps // 2)
     assert relative_error(song.latents, ByHand(tiny_models, batches).follow(start, kept, "euler")) < 1e-5
     assert song.meta.schedule.times == kept
-    assert song.meta.schedule.notes[-1] == f"starts from the source at t {kept[0]:.3f}: {steps} of 8 steps"
+    noise = {0: "all noise (", 4: "75", 5: "64", 6: "half noise, half source: ", 7: "30"}[first]
+    words = f"{noise} % noise, {100 - int(noise)} % source: " if noise.isdigit() else noise
+    note = song.meta.schedule.notes[-1]
+    assert note.startswith(f"starts at t {kept[0]:.3f}, {words}") and note.endswith(f": {steps} of 8 steps left")
 
 
 def test_no_start_noise_is_the_noise_alone(tiny_models):

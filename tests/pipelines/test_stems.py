@@ -161,3 +161,19 @@ def test_a_completed_song_follows_its_conditions(base, tracks):
 def test_vocal_to_song_asks_for_every_track_but_voices():
     assert set(COMPLETE_PRESETS["Vocal to song"]) == set(TRACKS) - {"vocals", "backing_vocals"}
     assert list(COMPLETE_PRESETS["Vocal to song"]) == [track for track in TRACKS if "vocals" not in track]
+
+
+def test_one_progress_over_all_tracks(base):
+    told = []
+
+    class Told(PlainRuntime):
+        def progress(self, done, total):
+            told.append((done, total))
+
+        def say(self, text):
+            told.append(text)
+
+    stems(base, ("vocals", "drums"), runtime=Told())
+    sampled = [told.index("vocals: 1 of 2"), told.index("drums: 2 of 2")]
+    assert told[sampled[0] + 1 : sampled[1]] == [(step, 8) for step in range(1, 5)]
+    assert told[sampled[1] + 1 : sampled[1] + 5] == [(step, 8) for step in range(5, 9)]
