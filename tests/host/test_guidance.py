@@ -184,7 +184,7 @@ def test_compiled_models_make_the_same_song_in_both_samplers(latents, relative_e
 
 
 def test_released_models_are_not_fetched_by_themselves(host):
-    run = host.run(p.song(loader={"model": "acestep-v15-base (download)"}))
+    run = host.run(p.song(loader={"model": "acestep-v15-sft (download)"}))
     assert not run.ok
-    for word in ("acestep-v15-base is not here", "GB", "https://huggingface.co/", "Switch download on"):
+    for word in ("acestep-v15-sft is not here", "GB", "https://huggingface.co/", "Switch download on"):
         assert word in run.message
