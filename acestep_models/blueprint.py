@@ -202,10 +202,6 @@ class Blueprint:
         """
         return replace(self, locked=self.locked - check_names("locked", names))
 
-    def said_by_planner(self, names: Iterable[str]) -> Blueprint:
-        """With these names marked as filled by the language model, such as a caption that it rewrote."""
-        return replace(self, filled=self.filled | check_names("filled", names))
-
 
 def _says(value: Any) -> bool:
     """False for what stands for "unset"."""

@@ -49,7 +49,8 @@ _KEY = re.compile(r"^([A-Ga-g])\s*([#b♯♭]?)\s*(.*)$")
 _MODES = {"major": "major", "maj": "major", "": "major", "minor": "minor", "min": "minor", "m": "minor"}
 
 
-def _text(name: str, value: Any, limit: int) -> str:
+def check_text(name: str, value: Any, limit: int) -> str:
+    """`value`, if it is a text of at most `limit` whole characters; `name` is what an error calls it."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected text, got {shown(value)}")
     if len(value) > limit:
@@ -180,12 +181,12 @@ def check_lm(value: Any) -> tuple[tuple[str, Fact], ...]:
     facts = dict(value)
     if len(facts) > _MAX_FACTS:
         raise ValueError(f"lm: at most {_MAX_FACTS} facts, got {len(facts)}; remove some")
-    return tuple(sorted((_text("lm", name, 100), _fact(name, fact)) for name, fact in facts.items()))
+    return tuple(sorted((check_text("lm", name, 100), _fact(name, fact)) for name, fact in facts.items()))
 
 
 def _fact(name: str, value: Any) -> Fact:
     if isinstance(value, str):
-        return _text(f"lm {name}", value, MAX_CAPTION_CHARACTERS)
+        return check_text(f"lm {name}", value, MAX_CAPTION_CHARACTERS)
     if not isinstance(value, (bool, int, float)):
         raise TypeError(f"lm {name}: expected text, a number, true or false, got {type(value).__name__}")
     if not -(2**64) <= value <= 2**64:
@@ -200,7 +201,9 @@ def check_extra(value: Any) -> tuple[tuple[str, str], ...]:
         raise ValueError(f"extra: {', '.join(known)} are fields of their own in a file; set them in the blueprint")
     if len(dict(value)) > _MAX_EXTRA:
         raise ValueError(f"extra: {len(dict(value))} unknown keys, at most {_MAX_EXTRA} are kept; remove some")
-    extra = tuple(sorted((_text("extra", name, 200), plain_json(name, text)) for name, text in dict(value).items()))
+    extra = tuple(
+        sorted((check_text("extra", name, 200), plain_json(name, text)) for name, text in dict(value).items())
+    )
     length = sum(len(name) + len(text) for name, text in extra)
     if length > _MAX_EXTRA_CHARACTERS:
         raise ValueError(f"extra: unknown keys hold {length} characters, at most {_MAX_EXTRA_CHARACTERS} are kept")
@@ -218,7 +221,7 @@ def plain_json(name: str, text: Any) -> str:
     try:
         value = json.loads(text)
         check_depth(name, value)
-        return _text(name, json.dumps(value, ensure_ascii=False, allow_nan=False), _MAX_EXTRA_CHARACTERS)
+        return check_text(name, json.dumps(value, ensure_ascii=False, allow_nan=False), _MAX_EXTRA_CHARACTERS)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not JSON that can be kept ({str(error)[:200]})") from error
 
@@ -235,8 +238,8 @@ def check_depth(name: str, value: Any, levels: int = _MAX_DEPTH) -> None:
 
 NEVER_NONE = ("caption", "lyrics", "sentence", "genres", "user_caption", "locked", "filled", "lm", "extra")
 CHECKS: dict[str, Callable[[Any], Any]] = {
-    "caption": partial(_text, "caption", limit=MAX_CAPTION_CHARACTERS),
-    "lyrics": partial(_text, "lyrics", limit=MAX_LYRIC_CHARACTERS),
+    "caption": partial(check_text, "caption", limit=MAX_CAPTION_CHARACTERS),
+    "lyrics": partial(check_text, "lyrics", limit=MAX_LYRIC_CHARACTERS),
     "bpm": check_bpm,
     "key": check_key,
     "time_signature": check_time_signature,
@@ -245,9 +248,9 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "codes": check_codes,
     "seed": partial(_seed, "seed"),
     "locked": partial(check_names, "locked"),
-    "sentence": partial(_text, "sentence", limit=MAX_CAPTION_CHARACTERS),
-    "genres": partial(_text, "genres", limit=MAX_GENRE_CHARACTERS),
-    "user_caption": partial(_text, "user_caption", limit=MAX_CAPTION_CHARACTERS),
+    "sentence": partial(check_text, "sentence", limit=MAX_CAPTION_CHARACTERS),
+    "genres": partial(check_text, "genres", limit=MAX_GENRE_CHARACTERS),
+    "user_caption": partial(check_text, "user_caption", limit=MAX_CAPTION_CHARACTERS),
     "codes_seed": partial(_seed, "codes_seed"),
     "score": check_score,
     "filled": partial(check_names, "filled"),

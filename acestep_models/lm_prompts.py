@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .blueprint import INSTRUMENTAL, MAX_CAPTION_CHARACTERS, Blueprint
+from .blueprint import INSTRUMENTAL, Blueprint
+from .blueprint_fields import MAX_CAPTION_CHARACTERS, check_text
 
 GENERATE = "Generate audio semantic tokens based on the given conditions:"
 UNDERSTAND = "Understand the given musical conditions and describe the audio semantics accordingly:"
@@ -63,17 +64,7 @@ def user_text(name: str, text: str) -> str:
         TypeError, ValueError: names the field; for what is no text, is too long, or has half a character or a control
             token in it.
     """
-    if not isinstance(text, str):
-        raise TypeError(f"{name}: expected text, got {type(text).__name__}")
-    if len(text) > MAX_CAPTION_CHARACTERS:
-        raise ValueError(f"{name}: at most {MAX_CAPTION_CHARACTERS} characters, got {len(text)}; shorten the {name}")
-    broken = next((place for place, letter in enumerate(text) if "\ud800" <= letter <= "\udfff"), None)
-    if broken is not None:
-        raise ValueError(
-            f"{name}: half a character (a lone surrogate) at position {broken}, after {text[:broken][-20:]!r}; "
-            "delete it and type it again"
-        )
-    return plain(name, text)
+    return plain(name, check_text(name, text, MAX_CAPTION_CHARACTERS))
 
 
 def chat(instruction: str, user: str, assistant: str = "") -> str:

@@ -6,9 +6,11 @@ are its own training settings (spec/audio.md §1.1).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+Row = TypeVar("Row")
 
 # What can be taken out of a mix or put into it (spec/audio.md §4.3); models know them by exactly these words.
 TRACKS = (
@@ -125,9 +127,7 @@ def task_named(name: str) -> Task:
     Raises:
         ValueError: for a name that is not in the table.
     """
-    if name not in TASKS:
-        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {name!r}")
-    return TASKS[name]
+    return _row("task", TASKS, name)
 
 
 def instruction(name: str, tracks: Sequence[str] = ()) -> str:
@@ -174,6 +174,10 @@ def variant_named(name: str) -> Variant:
     Raises:
         ValueError: for a name that is not in the table.
     """
-    if name not in VARIANTS:
-        raise ValueError(f"variant: expected one of {', '.join(VARIANTS)}, got {name!r}")
-    return VARIANTS[name]
+    return _row("variant", VARIANTS, name)
+
+
+def _row(kind: str, table: Mapping[str, Row], name: str) -> Row:
+    if name not in table:
+        raise ValueError(f"{kind}: expected one of {', '.join(table)}, got {name!r}")
+    return table[name]

@@ -10,7 +10,7 @@ from ..acestep_models.prompts import CAPTION_TOKENS, LYRIC_TOKENS
 from ..acestep_models.units import DEFAULT_SECONDS, MAX_SECONDS, MAX_SONGS, MIN_SECONDS, seconds_to_frames
 from .host.schema import AUTO, io, out, report, schema, socket
 from .types import Blueprint as BlueprintType
-from .widgets import AUTO_NUMBER, choice, decimal, given
+from .widgets import AUTO_NUMBER, answer, choice, decimal, given
 
 TIME_SIGNATURES = ("2/4", "3/4", "4/4", "6/8")
 METERS = {signature[0]: signature for signature in TIME_SIGNATURES}  # as a blueprint has it -> as it is shown
@@ -38,11 +38,7 @@ class Blueprint(io.ComfyNode):
 
         Only these two are named: the host repeats a complaint for every input that is.
         """
-        try:
-            _blueprint(bpm=given(bpm), seconds=given(seconds))
-        except (ValueError, TypeError) as error:
-            return str(error)
-        return True
+        return answer(lambda: _blueprint(bpm=given(bpm), seconds=given(seconds)))
 
     @classmethod
     def execute(

@@ -25,6 +25,7 @@ from .summary import checked_songs
 from .types import Blueprint as BlueprintType
 from .widgets import (
     AUTO_NUMBER,
+    answer,
     choice,
     decimal,
     given,
@@ -72,11 +73,7 @@ class PlanSong(io.ComfyNode):
         Only this one is named: the host repeats a complaint for every input that is. The lists are the host's to
         check, and `execute` does it where the host does not.
         """
-        try:
-            _checked(seconds, None)
-        except (ValueError, TypeError) as error:
-            return str(error)
-        return True
+        return answer(lambda: _checked(seconds, None))
 
     @classmethod
     def execute(

@@ -11,11 +11,11 @@ from ..acestep_models.runtime import Handle
 from ..acestep_models.units import MAX_SECONDS
 from .host.latents import audio_parts
 from .host.runtime import HostRuntime
-from .host.schema import KEEP_SEED, io, out, report, schema, socket
+from .host.schema import io, out, report, schema, socket
 from .source import changes
 from .types import Reference as ReferenceType
 from .types import Vae
-from .widgets import one_of
+from .widgets import one_of, seed_socket
 
 WINDOWS = ("fixed", "seeded")
 MORE = ("audio_2", "audio_3", "audio_4")
@@ -77,16 +77,11 @@ def _inputs() -> list[Any]:
             tooltip="Which 30 seconds are heard. fixed: 10 at the start, 10 after a third and 10 at the end. seeded: "
             "10 at a place in each third that the seed chooses.",
         ),
-        socket(
-            io.Int,
+        seed_socket(
             "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=KEEP_SEED,
+            "Another number, other places; only for seeded windows.",
             optional=True,
             advanced=True,
-            tooltip="Another number, other places; only for seeded windows.",
         ),
         *(socket(io.Audio, name, optional=True, tooltip="One more recording; the song mixes them.") for name in MORE),
     ]

@@ -16,7 +16,7 @@ from .host.decoder import HostDecoder
 from .host.latents import latent as latent_wire
 from .host.latents import latent_samples
 from .host.runtime import HostRuntime
-from .host.schema import KEEP_SEED, io, out, report, schema, socket
+from .host.schema import io, out, report, schema, socket
 from .sample import describe_song, timbre_line
 from .widgets import (
     blueprint_input,
@@ -25,9 +25,8 @@ from .widgets import (
     model_input,
     reference_input,
     sampling_input,
+    seed_socket,
 )
-
-MOST_SEED = 2**64 - 1
 
 
 class Retake(io.ComfyNode):
@@ -46,24 +45,13 @@ class Retake(io.ComfyNode):
                 model_input(),
                 conditioner_input(),
                 blueprint_input(),
-                socket(
-                    io.Int,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MOST_SEED,
-                    control_after_generate=KEEP_SEED,
-                    tooltip="The seed of the song that you like.",
-                ),
-                socket(
-                    io.Int,
+                seed_socket("seed", "The seed of the song that you like."),
+                seed_socket(
                     "retake_seed",
-                    default=1,
-                    min=0,
-                    max=MOST_SEED,
-                    control_after_generate=True,
-                    tooltip="Another number, another variation; that of seed changes nothing. Song 2 of a batch takes "
+                    "Another number, another variation; that of seed changes nothing. Song 2 of a batch takes "
                     "retake_seed + 1, and so on.",
+                    after=True,
+                    default=1,
                 ),
                 decimal(
                     "variance",

@@ -10,11 +10,11 @@ from ..acestep_models.units import AUDIO_CHANNELS, CODE_RATE, MAX_SECONDS, SAMPL
 from ..acestep_models.vae.tiling import TILE
 from .host.latents import audio_parts
 from .host.runtime import HostRuntime
-from .host.schema import AUTO, KEEP_SEED, io, out, report, schema, socket
+from .host.schema import AUTO, io, out, report, schema, socket
 from .summary import numbers
 from .types import Source as SourceType
 from .types import Vae
-from .widgets import choice, one_of
+from .widgets import choice, one_of, seed_socket
 
 TILES = {AUTO: TILE, "small": SMALL_TILE, "whole": None}
 POSTERIORS = ("mean", "sample")
@@ -97,16 +97,11 @@ def _inputs() -> list[Any]:
             tooltip="What is taken of the range of latents that the VAE thinks likely. mean: its middle. sample: one "
             "drawn by the seed, as upstream does.",
         ),
-        socket(
-            io.Int,
+        seed_socket(
             "seed",
-            default=0,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=KEEP_SEED,
+            "Another number, another sample; only for posterior sample.",
             optional=True,
             advanced=True,
-            tooltip="Another number, another sample; only for posterior sample.",
         ),
     ]
 

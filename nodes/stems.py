@@ -16,7 +16,7 @@ from .decode import decibels
 from .host.decoder import HostDecoder
 from .host.latents import audio
 from .host.runtime import HostRuntime
-from .host.schema import KEEP_SEED, io, out, report, schema, socket
+from .host.schema import io, out, report, schema, socket
 from .sample import describe_song
 from .types import Vae
 from .widgets import (
@@ -24,6 +24,7 @@ from .widgets import (
     conditioner_input,
     lazy_blueprint_input,
     sampling_input,
+    seed_socket,
     source_input,
 )
 from .work import ALL, check_model, read_tracks, source_line, still_to_make, tracks_problem
@@ -56,14 +57,9 @@ class SeparateStems(io.ComfyNode):
                     tooltip=f"{ALL}, or some of {', '.join(TRACKS)}; with commas or one a line. Each takes as long as "
                     "a song.",
                 ),
-                socket(
-                    io.Int,
+                seed_socket(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=KEEP_SEED,
-                    tooltip="All tracks have the same one, so that a track alone comes out as it does among others.",
+                    "All tracks have the same one, so that a track alone comes out as it does among others.",
                 ),
                 lazy_blueprint_input(
                     "What you know of the song: caption, lyrics, tempo, key. It helps. One song.", True

@@ -21,6 +21,7 @@ from .host.schema import io, out, report, schema, socket
 from .sample import describe_song, timbre_line
 from .widgets import (
     AUTO_NUMBER,
+    answer,
     base_model_input,
     conditioner_input,
     decimal,
@@ -176,11 +177,7 @@ class Complete(io.ComfyNode):
         """Complain of what cannot be read before anything runs; a linked input is not known yet, arrives as None."""
         if preset is None:
             return True
-        try:
-            read_classes(preset, classes if classes is not None else ALL if preset == CHOSEN else "")
-        except ValueError as error:
-            return str(error)
-        return True
+        return answer(lambda: read_classes(preset, classes if classes is not None else ALL if preset == CHOSEN else ""))
 
     @classmethod
     def check_lazy_status(cls, **given: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from ..acestep_models.blueprint import MAX_SEED
 from ..acestep_models.planner.lm import LM
 from ..acestep_models.planner.sampling import HOTTEST
 from ..acestep_models.sampling.schedule import Schedule, count_steps
@@ -30,6 +31,15 @@ def one_of(name: str, value: str, options: tuple[str, ...]) -> str:
     if value not in options:
         raise ValueError(f"{name}: expected one of {', '.join(options)}; got {value!r}")
     return value
+
+
+def answer(check: Callable[[], object]) -> bool | str:
+    """What the host asks of `validate_inputs`: True, or the complaint that `check` raises."""
+    try:
+        check()
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return True
 
 
 def wire(name: str, value: Any, kind: type, origin: str) -> Any:
@@ -87,17 +97,19 @@ def sampling_input() -> Any:
     )
 
 
+def seed_socket(name: str, tooltip: str, after: Any = KEEP_SEED, **options: Any) -> Any:
+    """A seed; `after` says whether another run changes it."""
+    bounds = {"default": 0, "min": 0, "max": MAX_SEED, **options}
+    return socket(io.Int, name, control_after_generate=after, tooltip=tooltip, **bounds)
+
+
 def seed_input() -> Any:
     """The noise seed."""
-    return socket(
-        io.Int,
+    return seed_socket(
         "seed",
-        default=0,
-        min=0,
-        max=2**64 - 1,
-        control_after_generate=True,
-        tooltip="Another number, another take of the same song. Song 2 of a batch takes seed + 1, song 3 seed + 2 and "
+        "Another number, another take of the same song. Song 2 of a batch takes seed + 1, song 3 seed + 2 and "
         "so on, so each can be made again alone.",
+        after=True,
     )
 
 
@@ -111,14 +123,9 @@ def lm_seed_input(what: str, songs: str) -> Any:
 
     `what` another number changes, and what the `songs` of a batch take.
     """
-    return socket(
-        io.Int,
+    return seed_socket(
         "seed",
-        default=0,
-        min=0,
-        max=2**64 - 1,
-        control_after_generate=KEEP_SEED,
-        tooltip=f"Another number, {what}. Leave it as it is, and a new run makes another take of the same song at "
+        f"Another number, {what}. Leave it as it is, and a new run makes another take of the same song at "
         f"once. {songs}",
     )
 

@@ -12,6 +12,7 @@ from ..acestep_models.tasks import TRACKS, check_task, task_named
 from ..acestep_models.units import MAX_SECONDS
 from .host.models import song_model
 from .variant import contradiction, stated
+from .widgets import answer
 
 ALL = "all"
 AUTO_PLACE = -1.0
@@ -74,11 +75,7 @@ def _meant(unknown: list[str]) -> str:
 
 def tracks_problem(text: str | None) -> bool | str:
     """What the host asks before anything runs: True, or what is wrong with a text; None is not known yet."""
-    try:
-        read_tracks(ALL if text is None else text)
-    except ValueError as error:
-        return str(error)
-    return True
+    return answer(lambda: read_tracks(ALL if text is None else text))
 
 
 def check_region(start: float | None, end: float | None) -> None:
