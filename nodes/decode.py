@@ -8,15 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from ..acestep_models.audio.loudness import LEVEL_RANGES, Levels, LevelSettings
-from ..acestep_models.pipelines.decode import decode
+from ..acestep_models.audio.splice import Splice
+from ..acestep_models.pipelines.decode import check_song, decode
 from ..acestep_models.pipelines.level import level
 from ..acestep_models.runtime import Handle
 from ..acestep_models.units import SAMPLE_RATE
 from .host.latents import audio, audio_parts, latent_samples
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
+from .types import Splice as SpliceType
 from .types import Vae
-from .widgets import decimal
+from .widgets import decimal, wire
 
 
 class DecodeAudio(io.ComfyNode):
@@ -29,20 +31,39 @@ class DecodeAudio(io.ComfyNode):
             node_id="ACEStepDecodeAudio",
             display_name="ACE-Step 1.5 Decode Audio",
             description="Turns latents into 48 kHz stereo sound, in pieces that join without a seam, so that long "
-            "songs need no more memory than short ones. The level is left as it is.",
+            "songs need no more memory than short ones. The level is left as it is. With a splice, what was "
+            "kept is the source bit for bit.",
             search_aliases=["vae decode audio", "latent to audio"],
             inputs=[
                 socket(Vae, "vae", tooltip="From Load DiT."),
                 socket(io.Latent, "latent", tooltip="The song as latents, from DiTSample or a KSampler."),
+                socket(
+                    SpliceType,
+                    "splice",
+                    optional=True,
+                    tooltip="From the node that made the latent, Repaint or Extend: around the new spans the source "
+                    "stays bit for bit, and so does its length. Not connected: all of it is decoded.",
+                ),
             ],
-            outputs=[out(io.Audio, "audio", "48 kHz stereo, exactly as long as the latents.")],
+            outputs=[out(io.Audio, "audio", "48 kHz stereo, exactly as long as the latents, or as the splice.")],
         )
 
     @classmethod
-    def execute(cls, vae: Handle[Any], latent: dict[str, Any]) -> io.NodeOutput:
-        """Decode and report the peak."""
-        wave = decode(HostRuntime(), vae, latent_samples(latent))
-        return io.NodeOutput(audio(wave), ui=report(*_describe(wave)))
+    def execute(cls, vae: Handle[Any], latent: dict[str, Any], splice: Splice | None = None) -> io.NodeOutput:
+        """Decode, keep what a splice keeps, and report the peak."""
+        samples = latent_samples(latent)
+        if splice is not None:
+            check_song(wire("splice", splice, Splice, "Repaint or Extend"), latent.get("acestep"))
+        wave = decode(HostRuntime(), vae, samples, splice)
+        return io.NodeOutput(audio(wave), ui=report(*_describe(wave), *_kept(splice)))
+
+
+def _kept(splice: Splice | None) -> tuple[str, ...]:
+    """What a splice took from the source as it is."""
+    if splice is None:
+        return ()
+    parts = ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in splice.kept)
+    return (f"kept bit for bit: {parts or 'nothing, the spans and their crossfades cover all of it'}",)
 
 
 def _describe(wave: Tensor) -> tuple[str, ...]:

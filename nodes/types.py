@@ -11,5 +11,6 @@ Sampling = io.Custom("ACESTEP_SAMPLING")
 Lm = io.Custom("ACESTEP_LM")
 Source = io.Custom("ACESTEP_SOURCE")
 Reference = io.Custom("ACESTEP_REFERENCE")
+Splice = io.Custom("ACESTEP_SPLICE")
 # One of a list's words: fits into lists (COMBO) and into texts, which the host keeps apart.
 Word = io.Custom("COMBO,STRING")

@@ -17,6 +17,7 @@ CORE, FACE = "acestep_models", "nodes"
 BASE = (
     "errors",
     "units",
+    "spans",
     "blueprint_fields",
     "code_text",
     "blueprint",

@@ -5,18 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..audio.splice import Splice
 from ..errors import check_finite
 from ..runtime import Handle, Runtime
 from ..units import LATENT_CHANNELS
 from ..vae.oobleck import Oobleck
 from ..vae.tiling import TILE, decode_bytes, decode_tiled
+from .generate import SongMeta
 
 
-def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor) -> Tensor:
+def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor, splice: Splice | None = None) -> Tensor:
     """Waveform [B, 2, 1920 · T] of latents [B, 64, T], float32 on the CPU, level untouched.
 
+    With a `splice` only its spans are what the latents say; around them its source stays bit for bit, and the
+    waveform is as long as the splice.
+
     Raises:
-        ValueError: for latents of another shape.
+        ValueError: for latents of another shape, or a splice of another length.
         ACEStepError: when the VAE answers with numbers that are not finite.
     """
     if latents.ndim != 3 or latents.shape[1] != LATENT_CHANNELS or latents.shape[2] < 1:
@@ -24,8 +29,27 @@ def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor) -> Tensor:
             f"latents: expected [songs, {LATENT_CHANNELS}, frames], got {list(latents.shape)}; "
             "connect a LATENT that an ACE-Step 1.5 sampler made"
         )
+    if splice is not None and splice.frames != latents.shape[2]:
+        raise ValueError(
+            f"splice: belongs to a song of {splice.frames} latent frames, the latent has {latents.shape[2]}; "
+            "connect latent and splice of one node"
+        )
     check_finite("sampler (latents that reached the VAE)", latents)
     reserve = decode_bytes(vae.module.config, min(TILE, latents.shape[2]), vae.dtype)
     network = runtime.place(vae, reserve)
     with torch.inference_mode():
-        return decode_tiled(network, latents, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype)
+        wave = decode_tiled(network, latents, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype)
+    return wave if splice is None else splice.apply(wave)
+
+
+def check_song(splice: Splice, meta: object) -> None:
+    """Whether a splice belongs to the song that latents tell of; latents that tell of none may have any.
+
+    Raises:
+        ValueError: for the splice of another song.
+    """
+    if isinstance(meta, SongMeta) and meta.song != splice.song:
+        raise ValueError(
+            f"splice: belongs to another song (the latent is of {meta.task}); connect latent and splice of one node, "
+            "or disconnect the splice to hear the latent alone"
+        )

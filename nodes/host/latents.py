@@ -6,8 +6,10 @@ from typing import Any
 
 import comfy.model_management as management
 import torch
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ...acestep_models.sampling.hold import Held
 from ...acestep_models.units import LATENT_CHANNELS, SAMPLE_RATE
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -39,6 +41,22 @@ def latent_samples(value: Any) -> Tensor:
     return samples
 
 
+def held_latent(value: Any) -> Held:
+    """The part of a LATENT that its mask holds.
+
+    Raises:
+        ValueError: for a LATENT of another kind of model, without a mask, or with one that does not fit.
+    """
+    samples = latent_samples(value)
+    mask = value.get("noise_mask")
+    if not isinstance(mask, Tensor):
+        raise ValueError(
+            "latent: it has no mask that says what is made anew; put SpanMask between, or leave latent unconnected "
+            "for a new song"
+        )
+    return Held(samples.float().cpu(), mask.float().cpu())
+
+
 def _shape(value: Any) -> object:
     return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
@@ -64,3 +82,8 @@ def audio_parts(value: Any) -> tuple[Tensor, int]:
     if not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
         raise ValueError(f"audio: expected a sample_rate of {MIN_RATE} to {MAX_RATE} Hz, got {rate!r}")
     return waveform.float().cpu(), rate
+
+
+def blocked(reason: str) -> Any:
+    """What an output holds that was not made: who is connected to it is not run, and says why."""
+    return ExecutionBlocker(reason)

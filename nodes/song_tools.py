@@ -1,0 +1,247 @@
+"""CutSong, LoopSong and JoinSongs: finished songs taken apart and put together, as sound and as latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ..acestep_models.audio.arrange import CURVES, Curve
+from ..acestep_models.blueprint import Blueprint
+from ..acestep_models.pipelines.song_tools import MAX_TIMES, MIN_TIMES, Recording, Seam, cut, join_songs, loop
+from ..acestep_models.units import SAMPLE_RATE
+from .host.latents import audio as audio_wire
+from .host.latents import audio_parts, blocked, latent_samples
+from .host.latents import latent as latent_wire
+from .host.schema import io, out, report, schema, socket
+from .measure import meter_blueprint_input, meter_inputs, read_spans, spans_inputs, spans_problem
+from .widgets import decimal, one_of
+
+KEEP, REMOVE = "keep", "remove"
+MODES = (KEEP, REMOVE)
+LONGEST_FADE = 30.0
+
+
+def _fade_inputs(seconds: float, tooltip: str) -> list[Any]:
+    curve = (
+        "How a crossfade goes. linear: for parts that are alike, such as one beat on another. equal power: for "
+        "different sounds, which would dip in the middle otherwise."
+    )
+    return [
+        decimal("crossfade", seconds, (0.0, LONGEST_FADE, 0.01), tooltip),
+        socket(io.Combo, "curve", options=list(CURVES), default=CURVES[0], tooltip=curve),
+    ]
+
+
+def _song_input(kind: Any, name: str, what: str) -> Any:
+    other = "latent" if kind is io.Audio else "audio"
+    tip = f"{what}. With its {other} connected too, both are worked on in step, on a grid of 0.04 s."
+    return socket(kind, name, optional=True, tooltip=tip)
+
+
+def _outputs() -> list[Any]:
+    return [
+        out(io.Audio, "audio", "The result as sound, at the rate and with the channels it came in with."),
+        out(io.Latent, "latent", "The result as latents, without noise mask."),
+    ]
+
+
+def _recording(audio: Any, latent: Any) -> Recording:
+    """What is connected.
+
+    Raises:
+        ValueError: for neither, or two that are not the same song.
+    """
+    wave, rate = (None, SAMPLE_RATE) if audio is None else audio_parts(audio)
+    return Recording(wave, rate, None if latent is None else latent_samples(latent))
+
+
+def _given_out(song: Recording, *lines: str) -> io.NodeOutput:
+    """Both outputs; what did not come in stops who asks for it, with a sentence."""
+    missing = "no {0} came into the node before; connect its {0} input, or use its other output"
+    wave = blocked(missing.format("audio")) if song.wave is None else audio_wire(song.wave, song.rate)
+    rows = blocked(missing.format("latent")) if song.latents is None else latent_wire(song.latents)
+    grid = "in step on the grid of 0.04 s" if song.wave is not None and song.latents is not None else ""
+    return io.NodeOutput(wave, rows, ui=report(*lines, f"result: {song.seconds:g} s", grid))
+
+
+def _seam(crossfade: float, curve: str) -> Seam:
+    return Seam(crossfade, cast(Curve, one_of("curve", curve, tuple(CURVES))))
+
+
+AROUND = (
+    "Seconds of crossfade at each seam. It takes the song's own sound beside the parts, so that nothing shifts and the "
+    "length stays exact. 0: cut hard."
+)
+
+
+class CutSong(io.ComfyNode):
+    """Node "ACEStepCutSong"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """A song and spans in; what is kept out."""
+        return schema(
+            node_id="ACEStepCutSong",
+            display_name="ACE-Step 1.5 Cut Song",
+            description="Keeps or removes parts of a song, in seconds or bars. Kept parts are joined in the order "
+            "written, so that it also rearranges: 1-8, 17-24, 9-16.",
+            search_aliases=["trim", "crop audio", "slice", "rearrange", "remove part", "edit audio"],
+            inputs=[
+                *spans_inputs("The parts, with commas or one a line.", "0-10"),
+                socket(
+                    io.Combo,
+                    "mode",
+                    options=list(MODES),
+                    default=KEEP,
+                    tooltip="keep: the parts, in the order written. remove: the song without them.",
+                ),
+                *meter_inputs(),
+                *_fade_inputs(0.02, AROUND),
+                _song_input(io.Audio, "audio", "The song as sound"),
+                _song_input(io.Latent, "latent", "The song as latents"),
+                meter_blueprint_input(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, spans: Any = None, unit: Any = None) -> bool | str:
+        """Complain of a text that is no span before anything runs."""
+        return spans_problem(spans, unit)
+
+    @classmethod
+    def execute(
+        cls,
+        spans: str,
+        unit: str,
+        mode: str,
+        bpm: float,
+        time_signature: str,
+        crossfade: float,
+        curve: str,
+        audio: dict[str, Any] | None = None,
+        latent: dict[str, Any] | None = None,
+        blueprint: Sequence[Blueprint] | None = None,
+    ) -> io.NodeOutput:
+        """Cut, and say where."""
+        song = _recording(audio, latent)
+        parts = read_spans(spans, unit, (bpm, time_signature), blueprint, song.seconds)
+        made = cut(song, parts, one_of("mode", mode, MODES) == KEEP, _seam(crossfade, curve))
+        told = ", ".join(f"{part.start:.2f} to {part.end:.2f} s" for part in parts)
+        return _given_out(made, f"{'kept' if mode == KEEP else 'removed'}: {told} of {song.seconds:g} s")
+
+
+class LoopSong(io.ComfyNode):
+    """Node "ACEStepLoopSong"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """A song and a span in; the span several times out."""
+        return schema(
+            node_id="ACEStepLoopSong",
+            display_name="ACE-Step 1.5 Loop Song",
+            description="Repeats one part of a song, in time: a chorus twice, four bars of drums for a minute.",
+            search_aliases=["repeat", "loop audio", "sample loop"],
+            inputs=[
+                *spans_inputs("The part, one only.", "0-8"),
+                socket(
+                    io.Int,
+                    "times",
+                    default=4,
+                    min=MIN_TIMES,
+                    max=MAX_TIMES,
+                    tooltip="How often it is heard.",
+                ),
+                *meter_inputs(),
+                *_fade_inputs(0.02, AROUND),
+                _song_input(io.Audio, "audio", "The song as sound"),
+                _song_input(io.Latent, "latent", "The song as latents"),
+                meter_blueprint_input(),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def validate_inputs(cls, spans: Any = None, unit: Any = None) -> bool | str:
+        """Complain of a text that is no span before anything runs."""
+        return spans_problem(spans, unit)
+
+    @classmethod
+    def execute(
+        cls,
+        spans: str,
+        unit: str,
+        times: int,
+        bpm: float,
+        time_signature: str,
+        crossfade: float,
+        curve: str,
+        audio: dict[str, Any] | None = None,
+        latent: dict[str, Any] | None = None,
+        blueprint: Sequence[Blueprint] | None = None,
+    ) -> io.NodeOutput:
+        """Repeat, and say what."""
+        song = _recording(audio, latent)
+        parts = read_spans(spans, unit, (bpm, time_signature), blueprint, song.seconds)
+        if len(parts) != 1:
+            raise ValueError(f"spans: a loop is of one part, got {len(parts)}; CutSong joins several")
+        made = loop(song, parts[0], times, _seam(crossfade, curve))
+        return _given_out(made, f"{times} times {parts[0].start:.2f} to {parts[0].end:.2f} s")
+
+
+class JoinSongs(io.ComfyNode):
+    """Node "ACEStepJoinSongs"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Two songs in; one behind the other out."""
+        return schema(
+            node_id="ACEStepJoinSongs",
+            display_name="ACE-Step 1.5 Join Songs",
+            description="Puts a second song behind a first, with a crossfade. Sounds of different sample rates or "
+            "channels become 48 kHz stereo.",
+            search_aliases=["concat audio", "append", "crossfade", "medley", "concatenate"],
+            inputs=[
+                *_fade_inputs(
+                    0.5,
+                    "Seconds in which the end of the first and the start of the second are heard together; the result "
+                    "is shorter by it. 0: one right behind the other.",
+                ),
+                _song_input(io.Audio, "audio_1", "The first song as sound"),
+                _song_input(io.Latent, "latent_1", "The first song as latents"),
+                _song_input(io.Audio, "audio_2", "The second song as sound"),
+                _song_input(io.Latent, "latent_2", "The second song as latents"),
+            ],
+            outputs=_outputs(),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        crossfade: float,
+        curve: str,
+        audio_1: dict[str, Any] | None = None,
+        latent_1: dict[str, Any] | None = None,
+        audio_2: dict[str, Any] | None = None,
+        latent_2: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        """Join, and say where."""
+        for number, one in ((1, (audio_1, latent_1)), (2, (audio_2, latent_2))):
+            if one == (None, None):
+                raise ValueError(f"audio_{number}, latent_{number}: nothing is connected; connect song {number}")
+        first, second = _recording(audio_1, latent_1), _recording(audio_2, latent_2)
+        made = join_songs(first, second, _seam(crossfade, curve))
+        told = f"{first.seconds:g} s and {second.seconds:g} s, overlapping for {crossfade:g} s"
+        return _given_out(made, told, _changed(first, second, made))
+
+
+def _changed(first: Recording, second: Recording, made: Recording) -> str:
+    """What had to be done to sounds that differ."""
+    if first.wave is None or second.wave is None or (first.rate, first.wave.shape[1]) == _format(second):
+        return ""
+    rates = ", ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in map(_format, (first, second)))
+    return f"changed: {rates} to {made.rate} Hz stereo"
+
+
+def _format(song: Recording) -> tuple[int, int]:
+    return song.rate, 0 if song.wave is None else song.wave.shape[1]

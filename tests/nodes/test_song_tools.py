@@ -1,0 +1,99 @@
+"""CutSong, LoopSong and JoinSongs inside this process: what is read of widgets and wires."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+CUT = {"unit": "seconds", "mode": "keep", "bpm": -1.0, "time_signature": "auto", "crossfade": 0.0, "curve": "linear"}
+LOOP = {name: value for name, value in CUT.items() if name != "mode"}
+
+
+@pytest.fixture
+def tools(pack):
+    return pack("song_tools")
+
+
+def sound(seconds=10.0, rate=44_100, channels=1):
+    return {
+        "waveform": torch.arange(round(seconds * rate), dtype=torch.float32).expand(1, channels, -1),
+        "sample_rate": rate,
+    }
+
+
+def rows(frames=250, **extra):
+    return {"samples": torch.arange(float(frames)).expand(1, 64, -1), "type": "audio", **extra}
+
+
+def test_bars_are_those_of_the_widgets_else_of_the_blueprint(tools, core):
+    song = core("blueprint").Blueprint(bpm=120, time_signature="4")  # a bar is 2 s
+    cut = tools.CutSong.execute(spans="2-3", **{**CUT, "unit": "bars"}, latent=rows(), blueprint=(song, song))
+    assert cut.result[1]["samples"][0, 0].tolist() == list(range(50, 150))
+    faster = {**CUT, "unit": "bars", "bpm": 180.0, "time_signature": "3/4"}  # a bar is 1 s
+    cut = tools.CutSong.execute(spans="2-3", **faster, latent=rows(), blueprint=(song,))
+    assert cut.result[1]["samples"][0, 0].tolist() == list(range(25, 75))
+    cut = tools.CutSong.execute(spans="5", **{**faster, "time_signature": "auto"}, latent=rows(), blueprint=(song,))
+    assert cut.result[1]["samples"][0, 0, 0] == round(4 * 4 * 60 / 180 * 25)
+
+
+@pytest.mark.parametrize(
+    ("bpm", "blueprints", "words"),
+    [
+        (-1.0, None, "bpm: bars need the song's tempo"),
+        (-1.0, [{}], "bpm: bars need the song's tempo"),
+        (120.0, None, "time_signature: bars need"),
+        (-1.0, [{"bpm": 90, "time_signature": "4"}, {"bpm": 91, "time_signature": "4"}], "2 different tempos"),
+        (5.0, [{"bpm": 90, "time_signature": "4"}], "bpm: expected 30 to 300, or -1"),
+        (0.0, None, "bpm: expected 30 to 300, or -1"),
+    ],
+)
+def test_bars_without_a_meter_are_refused(tools, core, bpm, blueprints, words):
+    songs = blueprints and tuple(core("blueprint").Blueprint(**fields) for fields in blueprints)
+    with pytest.raises(ValueError, match=words):
+        tools.CutSong.execute(spans="1-2", **{**CUT, "unit": "bars", "bpm": bpm}, audio=sound(), blueprint=songs)
+
+
+def test_sound_keeps_rate_and_channels_and_latents_lose_mask_and_history(tools):
+    made = tools.LoopSong.execute(
+        spans="1-2", times=3, **LOOP, audio=sound(), latent=rows(noise_mask=torch.ones(1, 1, 250), acestep=object())
+    )
+    audio, latent = made.result
+    assert audio["sample_rate"] == 44_100 and audio["waveform"].shape == (1, 1, 3 * 44_100)
+    assert set(latent) == {"samples", "type"} and latent["samples"].shape == (1, 64, 75)
+    assert made.ui["text"] == ("3 times 1.00 to 2.00 s\nresult: 3 s\nin step on the grid of 0.04 s",)
+
+
+def test_an_output_that_was_not_made_says_so(tools):
+    audio, latent = tools.CutSong.execute(spans="1-2", **CUT, audio=sound()).result
+    assert audio["waveform"].shape[-1] == 44_100
+    assert latent.message == "no latent came into the node before; connect its latent input, or use its other output"
+    audio, latent = tools.CutSong.execute(spans="1-2", **{**CUT, "mode": "remove"}, latent=rows()).result
+    assert "no audio came" in audio.message and latent["samples"].shape[-1] == 225
+
+
+def test_nothing_connected_is_refused(tools):
+    with pytest.raises(ValueError, match="audio, latent: expected at least one"):
+        tools.CutSong.execute(spans="1-2", **CUT)
+    with pytest.raises(ValueError, match="audio_2, latent_2: nothing is connected"):
+        tools.JoinSongs.execute(0.5, "linear", audio_1=sound())
+    with pytest.raises(ValueError, match="mode: expected one of keep, remove; got 'drop'"):
+        tools.CutSong.execute(spans="1-2", **{**CUT, "mode": "drop"}, audio=sound())
+    with pytest.raises(ValueError, match="a loop is of one part, got 2; CutSong joins several"):
+        tools.LoopSong.execute(spans="1-2, 3-4", times=2, **LOOP, audio=sound())
+
+
+def test_validation_reads_the_text_before_anything_runs(tools):
+    for node in (tools.CutSong, tools.LoopSong):
+        assert node.validate_inputs(spans="1-8, 5-end", unit="bars") is True
+        assert node.validate_inputs(spans=None, unit="bars") is True
+        assert node.validate_inputs(spans="x", unit=None) is True
+        assert "is no span in bars" in node.validate_inputs(spans="1.5-8", unit="bars")
+        assert "unit: expected one of" in node.validate_inputs(spans="1-8", unit="beats")
+
+
+def test_a_join_says_what_it_changed(tools):
+    made = tools.JoinSongs.execute(0.5, "equal power", audio_1=sound(2.0), audio_2=sound(2.0, 48_000, 2))
+    assert made.result[0]["sample_rate"] == 48_000 and made.result[0]["waveform"].shape == (1, 2, 3.5 * 48_000)
+    said = made.ui["text"][0].split("\n")
+    assert said[0] == "2 s and 2 s, overlapping for 0.5 s" and said[-1] == "result: 3.5 s"
+    assert said[1] == "changed: 44100 Hz with 1 channel(s), 48000 Hz with 2 channel(s) to 48000 Hz stereo"
