@@ -40,7 +40,8 @@ class Task:
         most_tracks: how many tracks it can be given at once.
         needs: what it works on: nothing, a blueprint's codes, or a source.
         hints: the context says what codes sound like: the blueprint's, or those of the source.
-        takes_region: the decoder may write in a part of the source only.
+        spans: in how many parts of the source alone it can write; elsewhere it is everywhere.
+        blanks: those parts of the source are silence to it.
         variants: decoders that were trained for it.
         warned: decoders that were not, but may try.
     """
@@ -52,7 +53,8 @@ class Task:
     most_tracks: int = 0
     needs: Literal["nothing", "codes", "source"] = "nothing"
     hints: bool = False
-    takes_region: bool = False
+    spans: Literal["none", "one", "many"] = "none"
+    blanks: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,14 @@ EXAMPLE = "acestep_v1.5_base.safetensors"  # a released file of a variant that c
 
 _FILL = "Fill the audio semantic mask based on the given conditions:"
 _FOLLOW = "Generate audio semantic tokens based on the given conditions:"
+_REPAINT = "Repaint the mask area based on the given conditions:"
 
 TASKS: dict[str, Task] = {
     "text2music": Task(_FILL, _FILL, ALL_VARIANTS),
     "text2music+codes": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="codes", hints=True),
     "cover": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="source", hints=True),
     "cover-faithful": Task(_FOLLOW, _FOLLOW, ALL_VARIANTS, needs="source"),
+    "repaint": Task(_REPAINT, _REPAINT, ALL_VARIANTS, needs="source", spans="many", blanks=True),
     "extract": Task(
         f"Extract the {TRACK_PLACE} track from the audio:",
         "Extract the track from the audio:",
@@ -108,7 +112,7 @@ TASKS: dict[str, Task] = {
         NEAR_BASE,
         most_tracks=1,
         needs="source",
-        takes_region=True,
+        spans="one",
     ),
     "complete": Task(
         f"Complete the input track with {TRACK_PLACE}:",

@@ -25,7 +25,8 @@ BASE_ONLY_LINE = (
     "sample this with a base model: sft may try, turbo never learned it. The model of the sampler is not checked: "
     "only SeparateStems, AddTrack and Complete refuse a wrong one"
 )
-CHOICES = (PLAIN, *(name for name, task in TASKS.items() if task.needs == "source"))
+# What writes in spans of the source needs a node that can say which, and that keeps the rest.
+CHOICES = (PLAIN, *(name for name, task in TASKS.items() if task.needs == "source" and task.spans != "many"))
 
 
 class EncodeSong(io.ComfyNode):

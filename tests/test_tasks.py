@@ -15,6 +15,7 @@ SENTENCES = [
     ("text2music+codes", (), FOLLOW),
     ("cover", (), FOLLOW),
     ("cover-faithful", (), FOLLOW),
+    ("repaint", (), "Repaint the mask area based on the given conditions:"),
     ("extract", ("vocals",), "Extract the VOCALS track from the audio:"),
     ("extract", ("backing_vocals",), "Extract the BACKING_VOCALS track from the audio:"),
     ("extract", (), "Extract the track from the audio:"),
@@ -105,5 +106,6 @@ def test_rows_do_not_contradict_themselves(name):
     assert not task.variants & task.warned and task.variants | task.warned <= set(VARIANTS)
     assert ("{tracks}" in task.instruction) == bool(task.most_tracks) and "{" not in task.bare
     assert task.instruction.endswith(":") and task.bare.endswith(":")
-    assert task.needs == "source" or not (task.takes_region or task.most_tracks)
+    assert task.needs == "source" or not (task.spans != "none" or task.most_tracks)
+    assert task.spans != "none" or not task.blanks
     assert task.needs != "codes" or task.hints

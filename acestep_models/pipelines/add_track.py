@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..dit.context import FrameSpan
 from ..runtime import Runtime
+from ..units import HOP, SAMPLE_RATE
 from .encode import ConditionerModels
 from .generate import Decoder, Song, Take, perform
 from .listen import Source
@@ -24,4 +26,22 @@ def add_track(
         ValueError: for an unknown track, a region outside of the source, or a variant that cannot do it.
         ACEStepError: when a network answers with numbers that are not finite.
     """
-    return perform(runtime, decoder, conditioner, take, Work("lego", source, (track,), region))
+    spans = () if region is None else (region_frames(source, *region),)
+    return perform(runtime, decoder, conditioner, take, Work("lego", source, (track,), spans))
+
+
+def region_frames(source: Source, start: float, end: float) -> FrameSpan:
+    """Latent frames of a part of the source in seconds, first and one past the last; at least one (spec/audio.md §5.3).
+
+    Raises:
+        ValueError: for an end that is not behind the start, or a part outside of the source.
+    """
+    if not 0 <= start < end <= source.seconds:
+        raise ValueError(
+            f"region: expected a start before its end, both in the source of 0 to {source.seconds:.10g} s, "
+            f"got {start:.10g} to {end:.10g} s"
+        )
+    frames = source.latents.shape[-1]
+    first, last = (int(seconds * SAMPLE_RATE) // HOP for seconds in (start, end))
+    first = min(first, frames - 1)
+    return first, min(max(last, first + 1), frames)

@@ -14,7 +14,7 @@ from ..blueprint import Blueprint
 from ..dit.config import activation_bytes
 from ..dit.transformer import DiT
 from ..runtime import Handle, Runtime
-from ..sampling.loop import OnStep, sample
+from ..sampling.loop import OnStep, PostStep, sample
 from ..sampling.noise import Noise, Retake, noised, song_seeds
 from ..sampling.schedule import SamplingOptions, Schedule, count_steps, resolve
 from ..sampling.solvers import Velocity
@@ -24,6 +24,7 @@ from .reference import Reference
 from .task import ConditionPlan, Work, encode_work, work_frames
 
 Solve = Callable[[Velocity, Tensor, OnStep], Tensor]
+Keep = Callable[[Tensor, Schedule], PostStep]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,8 @@ class Decoder(Protocol):
 class SongMeta:
     """How latents came to be; advisory: whoever reads it compares `frames` with the latents first.
 
-    `task` and `tracks` are those of `Work`, `retake` is the other seed that the noise was turned to.
+    `task` and `tracks` are those of `Work`, `retake` is the other seed that the noise was turned to, `song` the
+    identity of the `Canvas` that the latents belong to.
     """
 
     blueprints: tuple[Blueprint, ...]
@@ -103,6 +105,7 @@ class SongMeta:
     task: str = "text2music"
     tracks: tuple[str, ...] = ()
     retake: Retake | None = None
+    song: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,17 +268,28 @@ def _check_variant(task: str, variant: Variant) -> str:
     return check_task(task, *names or ("unknown",))
 
 
-def follow(runtime: Runtime, decoder: Decoder, take: Take, work: Work, planned: tuple[Schedule, ConditionPlan]) -> Song:
-    """From noise to latents along what `plan_steps` and `encode_work` made."""
+def follow(
+    runtime: Runtime,
+    decoder: Decoder,
+    take: Take,
+    work: Work,
+    planned: tuple[Schedule, ConditionPlan],
+    keep: Keep | None = None,
+) -> Song:
+    """From noise to latents along what `plan_steps` and `encode_work` made.
+
+    `keep` makes, of the noise [B, 64, T] of the run and its schedule, what happens after every step.
+    """
     schedule, plan = planned
     frames = plan.first.context.shape[1]
     noise = Noise(song_seeds(take.seed, take.blueprints), take.retake)
     start = noise.start(frames)
+    post_step = None if keep is None else keep(start, schedule)
     if work.source is not None and work.start_noise > 0.0:
         start = noised(start, work.source.latents, schedule.times[0])
 
     def solve(velocity: Velocity, x: Tensor, on_step: OnStep) -> Tensor:
-        return sample(velocity, x, schedule, noise, on_step)
+        return sample(velocity, x, schedule, noise, on_step, post_step)
 
     latents = decoder.run(runtime, switched(plan, schedule.steps), start, schedule, solve)
     facts = SongMeta(take.blueprints, noise.seeds, frames, schedule, work.task, work.tracks, take.retake)

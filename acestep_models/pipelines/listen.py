@@ -26,7 +26,8 @@ class Source:
     """A sound to work on.
 
     Attributes:
-        latents: [1, 64, T], float32 on the CPU, T = samples // 1920.
+        latents: [1, 64, T], float32 on the CPU, T = samples // 1920; one more where latents that were sampled hold the
+            last samples too.
         waveform: [1, 2, N] at 48 kHz, float32 on the CPU; what came in as 48 kHz stereo is here bit by bit.
     """
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..blueprint import Blueprint
-from ..dit.context import Span, task_context
+from ..dit.context import FrameSpan, task_context
 from ..runtime import Runtime
 from ..tasks import instruction, task_named
-from ..units import HOP, SAMPLE_RATE, frames_to_seconds
+from ..units import frames_to_seconds
 from .encode import (
     ConditionBatch,
     ConditionerModels,
@@ -39,7 +39,7 @@ class Work:
         task: a name in TASKS.
         source: the sound to work on; text2music takes one for `start_noise` alone.
         tracks: names out of TRACKS, as many as the task takes.
-        region: where to write in the source, from and to in seconds; None is all of it.
+        spans: where to write in the source, in latent frames: the first, and one past the last; none is all of it.
         reference: whose timbre the result shall have; None is nobody's.
         strength: share of the steps, 0 to 1, that read the task; the rest reads text to music (spec/audio.md §5.5).
         start_noise: how much of the source is there at the start, 0 to 1 (spec/audio.md §5.6).
@@ -51,7 +51,7 @@ class Work:
     task: str
     source: Source | None = None
     tracks: tuple[str, ...] = ()
-    region: tuple[float, float] | None = None
+    spans: tuple[FrameSpan, ...] = ()
     reference: Reference | None = None
     strength: float = 1.0
     start_noise: float = 0.0
@@ -62,8 +62,7 @@ class Work:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
         self._check_source()
-        if self.region is not None:
-            self._check_region(*self.region)
+        self._check_spans()
 
     def _check_source(self) -> None:
         needed = task_named(self.task).needs == "source"
@@ -75,29 +74,29 @@ class Work:
                 f"{self.task}: reads no source; leave it out, start from it (start_noise above 0), or ask for a cover"
             )
 
-    def _check_region(self, start: float, end: float) -> None:
-        if not task_named(self.task).takes_region or self.source is None:
-            raise ValueError(f"{self.task}: works on the whole source, got a region of {start:g} to {end:g} s")
-        if not 0 <= start < end <= self.source.seconds:
+    def _check_spans(self) -> None:
+        takes, count = task_named(self.task).spans, len(self.spans)
+        if takes == "none" and count:
+            raise ValueError(f"{self.task}: works on the whole source, got {count} span(s) of it")
+        if takes == "one" and count > 1:
+            raise ValueError(f"{self.task}: takes one span of the source, got {count}")
+        if takes == "many" and not count:
+            raise ValueError(f"{self.task}: expected at least one span of the source, got none")
+        if self.source is not None and count:
+            self._check_frames(self.source.latents.shape[-1])
+
+    def _check_frames(self, frames: int) -> None:
+        edges = [0, *(edge for span in self.spans for edge in span), frames]
+        if edges != sorted(edges) or any(start == end for start, end in self.spans):
             raise ValueError(
-                f"region: expected a start before its end, both in the source of 0 to {self.source.seconds:.10g} s, "
-                f"got {start:.10g} to {end:.10g} s"
+                f"{self.task}: expected spans of frames one behind the other, each with a start before its end, all in "
+                f"the {frames} of the source; got {', '.join(f'{start} to {end}' for start, end in self.spans)}"
             )
 
     @property
     def instruction(self) -> str:
         """What the text encoder reads of it."""
         return instruction(self.task, self.tracks)
-
-    @property
-    def span(self) -> Span | None:
-        """The region in latent frames of the source, first and one past the last; at least one frame."""
-        if self.region is None or self.source is None:
-            return None
-        frames = self.source.latents.shape[-1]
-        start, end = (int(seconds * SAMPLE_RATE) // HOP for seconds in self.region)
-        start = min(start, frames - 1)
-        return start, min(max(end, start + 1), frames)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +138,15 @@ def encode_work(
     _check_songs(blueprints, work, frames)
     task = task_named(work.task)
     if task.needs == "source" and work.source is not None:
-        context = task_context(_seen(runtime, models, work.source, task.hints), work.span)
+        silence = models.silence.take(frames) if task.blanks else None
+        context = task_context(_seen(runtime, models, work.source, task.hints), work.spans, silence)
         first = _encode(runtime, models, blueprints, work, context)
     else:
         first = encode_songs(runtime, models, blueprints, frames, work.reference)
     if work.strength == 1:
         return ConditionPlan(first, None, 1.0)
-    plain = task_context(models.silence.take(frames), work.span)
-    text = replace(work, task="text2music", source=None, tracks=(), region=None, start_noise=0.0)
+    plain = task_context(models.silence.take(frames), work.spans)
+    text = replace(work, task="text2music", source=None, tracks=(), spans=(), start_noise=0.0)
     return ConditionPlan(first, _encode(runtime, models, blueprints, text, plain), work.strength)
 
 

@@ -14,9 +14,17 @@ from .schedule import Schedule
 from .solvers import SOLVERS, Velocity
 
 OnStep = Callable[[int, Tensor, Tensor], None]
+PostStep = Callable[[int, float, Tensor], Tensor]
 
 
-def sample(velocity: Velocity, x: Tensor, schedule: Schedule, noise: Noise, on_step: OnStep | None = None) -> Tensor:
+def sample(
+    velocity: Velocity,
+    x: Tensor,
+    schedule: Schedule,
+    noise: Noise,
+    on_step: OnStep | None = None,
+    post_step: PostStep | None = None,
+) -> Tensor:
     """Follow the velocities through the schedule's times, which fall to 0.
 
     Args:
@@ -25,6 +33,8 @@ def sample(velocity: Velocity, x: Tensor, schedule: Schedule, noise: Noise, on_s
         schedule: times, solver and correction.
         noise: of each item, for solvers that draw some at every step.
         on_step: called after each step with (steps done, estimate of the music, x); it may raise to stop.
+        post_step: (index of the step from 0, the time it led to, x) -> x to go on with, after every correction and
+            before `on_step` (spec/audio.md §6.5).
 
     Returns:
         Latents [B, 64, T].
@@ -40,6 +50,8 @@ def sample(velocity: Velocity, x: Tensor, schedule: Schedule, noise: Noise, on_s
         x, music = step(velocity, x, t, t_next, partial(noise.step, index, x.shape[-1]))
         if schedule.dcw is not None:
             x = schedule.dcw.post_step(x, music, t)
+        if post_step is not None:
+            x = post_step(index, t_next, x)
         check_finite(f"decoder (DiT), step {index + 1} of {schedule.steps}", x)
         if on_step is not None:
             on_step(index + 1, music, x)

@@ -140,7 +140,8 @@ def test_a_variant_of_ones_own_may_make_songs_and_nothing_that_is_limited(base):
 def test_an_added_track_follows_its_conditions(base, region):
     sound = source(FRAMES)
     found = add_track(PlainRuntime(), base.decoder, base.conditioner, TAKE, sound, "guitar", region)
-    plan = encode_work(PlainRuntime(), base.conditioner, [SONG], Work("lego", sound, ("guitar",), region), FRAMES)
+    work = Work("lego", sound, ("guitar",), ((5, 20),) if region else ())
+    plan = encode_work(PlainRuntime(), base.conditioner, [SONG], work, FRAMES)
     expected = ByHand(base, [plan.first] * 4).follow(song_noise(11, FRAMES), flow_times(4, 1.0), "euler")
     assert torch.equal(found.latents, expected)
     assert torch.equal(plan.first.context[0, :, :64], sound.latents[0].T)

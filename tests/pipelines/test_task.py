@@ -10,6 +10,7 @@ import torch
 from acestep_models.blueprint import Blueprint
 from acestep_models.dit.codes import AudioTokenizer
 from acestep_models.dit.condition import ConditionEncoder
+from acestep_models.pipelines.add_track import region_frames
 from acestep_models.pipelines.encode import encode_song, encode_songs
 from acestep_models.pipelines.listen import Source, source_codes
 from acestep_models.pipelines.reference import Reference
@@ -25,6 +26,8 @@ SONGS = (
     Blueprint(caption="a long description of a song", lyrics="[Verse]\n" + "la la\n" * 20, bpm=99),
 )
 ON_SOURCE = [name for name, task in TASKS.items() if task.needs == "source"]
+# Where a task writes if it wants to be told; all of the source, so that it is like the others.
+SPANS = {name: ((0, FRAMES),) if task.spans == "many" else () for name, task in TASKS.items()}
 
 
 def noise_source(frames, seed=0, rest=700):
@@ -56,6 +59,11 @@ def encode(models, work, songs=SONGS[:1], frames=FRAMES):
     return encode_work(PlainRuntime(), models.conditioner, songs, work, frames)
 
 
+def on(name, source, **values):
+    """A row of TASKS at work on all of its source."""
+    return Work(name, source, spans=SPANS[name], **values)
+
+
 def check_equal(one, other):
     assert torch.equal(one.tokens, other.tokens) and torch.equal(one.context, other.context)
     assert torch.equal(one.null, other.null)
@@ -68,7 +76,7 @@ def check_equal(one, other):
 def test_one_call_of_the_condition_encoder_for_a_song_and_set(tiny_models, count_calls, name, strength, sets):
     """The second set is made only below strength 1; the source is tokenised once, whatever is in the batch."""
     conditions, tokenized = count_calls(ConditionEncoder), count_calls(AudioTokenizer)
-    plan = encode(tiny_models, Work(name, SOURCE, strength=strength), [*SONGS, SONGS[0]])
+    plan = encode(tiny_models, on(name, SOURCE, strength=strength), [*SONGS, SONGS[0]])
     assert len(conditions) == 2 * sets and (plan.second is not None) == (sets == 2)
     assert len(tokenized) == (1 if TASKS[name].hints else 0)
     assert plan.share == strength
@@ -82,7 +90,7 @@ def test_a_reference_changes_nothing_but_the_timbre_tokens(tiny_models, name, re
     source = SOURCE if task.needs == "source" else None
     song = replace(SONGS[1], codes=range(10)) if task.needs == "codes" else SONGS[1]
     frames = FRAMES if source else 50
-    work = Work(name, source, strength=1.0 if task.needs == "nothing" else 0.5)
+    work = on(name, source, strength=1.0 if task.needs == "nothing" else 0.5)
     without, having = (
         encode(tiny_models, one, [song], frames) for one in (work, replace(work, reference=reference(recordings)))
     )
@@ -120,9 +128,9 @@ def test_text_to_music_as_work_is_text_to_music(tiny_models):
 
 @pytest.mark.parametrize("name", ON_SOURCE)
 def test_the_second_set_is_text_to_music_with_the_reference_kept(tiny_models, name):
-    plan = encode(tiny_models, Work(name, SOURCE, reference=reference(2), strength=0.3), SONGS)
+    plan = encode(tiny_models, on(name, SOURCE, reference=reference(2), strength=0.3), SONGS)
     check_equal(plan.second, encode_songs(PlainRuntime(), tiny_models.conditioner, SONGS, FRAMES, reference(2)))
-    check_equal(plan.first, encode(tiny_models, Work(name, SOURCE, reference=reference(2)), SONGS).first)
+    check_equal(plan.first, encode(tiny_models, on(name, SOURCE, reference=reference(2)), SONGS).first)
 
 
 def test_the_second_set_of_codes_forgets_the_codes(tiny_models):
@@ -133,11 +141,11 @@ def test_the_second_set_of_codes_forgets_the_codes(tiny_models):
 
 @pytest.mark.parametrize("name", ON_SOURCE)
 def test_item_k_of_a_batch_equals_its_single_run(tiny_models, name):
-    together = encode(tiny_models, Work(name, SOURCE, strength=0.5), [*SONGS, SONGS[0]])
+    together = encode(tiny_models, on(name, SOURCE, strength=0.5), [*SONGS, SONGS[0]])
     for batch in (together.first, together.second):
         assert batch.context.shape == (3, FRAMES, 128)
     for k, song in enumerate([*SONGS, SONGS[0]]):
-        alone = encode(tiny_models, Work(name, SOURCE, strength=0.5), [song])
+        alone = encode(tiny_models, on(name, SOURCE, strength=0.5), [song])
         for batch, single in ((together.first, alone.first), (together.second, alone.second)):
             length = single.tokens.shape[1]
             assert torch.equal(batch.tokens[k : k + 1, :length], single.tokens)
@@ -149,12 +157,12 @@ def test_item_k_of_a_batch_equals_its_single_run(tiny_models, name):
 def test_the_source_says_length_and_structure(tiny_models, count_calls, name):
     """Codes and seconds of a blueprint are not read beside a source, nor do they keep equal songs apart."""
     told = replace(SONGS[0], codes=range(60), seconds=12.0)
-    assert work_frames([told, replace(SONGS[1], seconds=40.0)], Work(name, SOURCE)) == FRAMES
-    plain, coded = (encode(tiny_models, Work(name, SOURCE, strength=0.5), [song]) for song in (SONGS[0], told))
+    assert work_frames([told, replace(SONGS[1], seconds=40.0)], on(name, SOURCE)) == FRAMES
+    plain, coded = (encode(tiny_models, on(name, SOURCE, strength=0.5), [song]) for song in (SONGS[0], told))
     check_equal(plain.first, coded.first)
     check_equal(plain.second, coded.second)
     calls = count_calls(ConditionEncoder)
-    encode(tiny_models, Work(name, SOURCE), [SONGS[0], told])
+    encode(tiny_models, on(name, SOURCE), [SONGS[0], told])
     assert len(calls) == 1
 
 
@@ -170,7 +178,7 @@ def test_the_codes_of_a_source_in_a_blueprint_are_its_cover(tiny_models):
 @pytest.mark.parametrize("name", ON_SOURCE)
 def test_words_are_not_needed_beside_a_source(tiny_models, name):
     sentence = instruction(name)
-    batch = encode(tiny_models, Work(name, SOURCE), [Blueprint()]).first
+    batch = encode(tiny_models, on(name, SOURCE), [Blueprint()]).first
     prompts = lyric_prompt(Blueprint()), caption_prompt(Blueprint(), 2.12, sentence)
     lengths = [len(tiny_models.conditioner.tokenizer.encode_prompt(prompt)) for prompt in prompts]
     assert "[Instrumental]" in prompts[0] and "duration: 2 seconds" in prompts[1]
@@ -189,8 +197,8 @@ def test_words_are_not_needed_beside_a_source(tiny_models, name):
 )
 def test_a_region_in_frames(tiny_models, region, span):
     """From int(start · 48 000) // 1920 up to int(end · 48 000) // 1920; the source stays whole."""
-    work = Work("lego", SOURCE, ("bass",), region, strength=0.5)
-    assert work.span == span
+    assert region_frames(SOURCE, *region) == span
+    work = Work("lego", SOURCE, ("bass",), (span,), strength=0.5)
     plan = encode(tiny_models, work)
     mask = torch.zeros(FRAMES)
     mask[span[0] : span[1]] = 1
@@ -207,15 +215,17 @@ def test_a_region_in_frames(tiny_models, region, span):
         ({"task": "extract", "tracks": ("lute",)}, "extract: expected tracks out of .*, got 'lute'"),
         ({"task": "extract", "tracks": ("bass", "drums")}, "extract: takes 1 track"),
         ({"task": "cover", "source": None}, "cover: works on a source, and there is none; give one"),
-        ({"task": "lego", "source": None, "region": (0, 1)}, "lego: works on a source, and there is none"),
+        ({"task": "lego", "source": None, "spans": ((0, 1),)}, "lego: works on a source, and there is none"),
         ({"task": "text2music", "source": None, "start_noise": 0.4}, "start_noise 0.4 starts from a source, and there"),
         ({"task": "text2music"}, "text2music: reads no source; leave it out, start from it"),
         ({"task": "text2music+codes"}, "reads no source"),
-        ({"task": "cover", "region": (0, 1)}, "cover: works on the whole source, got a region of 0 to 1 s"),
-        ({"task": "extract", "region": (0, 1)}, "extract: works on the whole source"),
+        ({"task": "cover", "spans": ((0, 1),)}, r"cover: works on the whole source, got 1 span\(s\) of it"),
+        ({"task": "extract", "spans": ((0, 1),)}, "extract: works on the whole source"),
+        ({"task": "lego", "spans": ((0, 1), (2, 3))}, "lego: takes one span of the source, got 2"),
+        ({"task": "repaint"}, "repaint: expected at least one span of the source, got none"),
         *(
-            ({"task": "lego", "region": region}, r"region: .* before its end, both in the source of 0 to 2\.1345")
-            for region in [(-0.1, 1), (1, 1), (1.5, 0.5), (0, 2.2), (3, 4), (float("nan"), 1), (0, float("inf"))]
+            ({"task": "repaint", "spans": spans}, "repaint: expected spans of frames .* all in the 53 of the source")
+            for spans in [((-1, 5),), ((5, 5),), ((6, 5),), ((50, 54),), ((9, 12), (3, 5)), ((3, 9), (5, 12))]
         ),
         *(
             ({"task": "cover", name: value}, f"^{name}: expected 0 to 1, got {value}$")
@@ -227,6 +237,14 @@ def test_a_region_in_frames(tiny_models, region, span):
 def test_bad_work_is_refused_when_it_is_made(values, message):
     with pytest.raises(ValueError, match=message):
         Work(**{"source": SOURCE, **values})
+
+
+@pytest.mark.parametrize(
+    "region", [(-0.1, 1), (1, 1), (1.5, 0.5), (0, 2.2), (3, 4), (float("nan"), 1), (0, float("inf"))]
+)
+def test_a_region_outside_of_its_source_is_refused(region):
+    with pytest.raises(ValueError, match=r"region: .* before its end, both in the source of 0 to 2\.1345"):
+        region_frames(SOURCE, *region)
 
 
 @pytest.mark.parametrize(
@@ -265,5 +283,5 @@ def test_the_source_is_left_as_it_was(tiny_models):
     source = noise_source(FRAMES)
     before = source.latents.clone()
     for name in ON_SOURCE:
-        encode(tiny_models, Work(name, source, region=(0.5, 1.0) if TASKS[name].takes_region else None))
+        encode(tiny_models, Work(name, source, spans=((12, 25),) if TASKS[name].spans != "none" else ()))
     assert torch.equal(source.latents, before)

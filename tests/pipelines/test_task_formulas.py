@@ -19,12 +19,14 @@ SONG = Blueprint(caption="warm piano", lyrics="la", bpm=90)
 CODES = (0, 63_999, 12_345, 5, 7, 77, 777, 7_777, 8, 88, 888)
 
 FOLLOW = "Generate audio semantic tokens based on the given conditions:"
-# Task: what the context shows, tracks, the sentence. The mask is 1 everywhere where there is no region.
+# Task: what the context shows, tracks, the sentence. The mask is 1 everywhere where there are no spans.
+SPANS = ((3, 9), (20, 21))
 TABLE = {
     "text2music": ("silence", (), "Fill the audio semantic mask based on the given conditions:"),
     "text2music+codes": ("hints of the codes", (), FOLLOW),
     "cover": ("hints of the source", (), FOLLOW),
     "cover-faithful": ("source", (), FOLLOW),
+    "repaint": ("source, silent in its spans", (), "Repaint the mask area based on the given conditions:"),
     "extract": ("source", ("backing_vocals",), "Extract the BACKING_VOCALS track from the audio:"),
     "lego": ("source", ("fx",), "Generate the FX track based on the audio context:"),
     "complete": ("source", ("bass", "drums"), "Complete the input track with BASS | DRUMS:"),
@@ -40,6 +42,10 @@ def source():
 def shown(kind, source, silence, pipeline):
     """What the context shows, [1, T, 64]; hints out of diffusers' tokenizer and detokenizer."""
     latents, tokenizer = source.latents.transpose(1, 2), pipeline.audio_tokenizer
+    if kind == "source, silent in its spans":
+        quiet = silence.take(FRAMES)
+        parts = (latents[:, :3], quiet[:, 3:9], latents[:, 9:20], quiet[:, 20:21], latents[:, 21:])
+        return torch.cat(parts, dim=1)
     if kind in {"silence", "source"}:
         return silence.take(FRAMES) if kind == "silence" else latents
     with torch.no_grad():
@@ -61,7 +67,8 @@ def test_context_and_prompt_of_every_row(
     prompts, encode = [], models.tokenizer.encode_prompt
     monkeypatch.setattr(type(models.tokenizer), "encode_prompt", lambda _, text: prompts.append(text) or encode(text))
     weak = strength if needs != "nothing" else 1.0
-    work = Work(name, source if needs == "source" else None, tracks, strength=weak)
+    spans = SPANS if TASKS[name].spans == "many" else ()
+    work = Work(name, source if needs == "source" else None, tracks, spans, strength=weak)
     song = replace(SONG, codes=CODES) if needs == "codes" else SONG
     frames = 5 * len(CODES) if needs == "codes" else FRAMES
     plan = encode_work(PlainRuntime(), models, [song], work, frames)
@@ -72,7 +79,8 @@ def test_context_and_prompt_of_every_row(
     if weak < 1:
         assert torch.equal(plan.second.context[..., :64], models.silence.take(frames))
         sets.append((plan.second, TABLE["text2music"][2]))
-    assert all(torch.equal(batch.context[..., 64:], torch.ones(1, frames, 64)) for batch, _ in sets)
+    mask = [1.0 if not spans or 3 <= k < 9 or k == 20 else 0.0 for k in range(frames)]
+    assert all(batch.context[0, :, channel].tolist() == mask for batch, _ in sets for channel in (64, 127))
     assert [prompt for prompt in prompts if prompt.startswith("# Instruction")] == [
         f"# Instruction\n{said}\n\n# Caption\nwarm piano\n\n# Metas\n- bpm: 90\n- timesignature: N/A\n"
         f"- keyscale: N/A\n- duration: {SECONDS} seconds\n<|endoftext|>\n"

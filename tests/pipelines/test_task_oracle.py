@@ -27,7 +27,7 @@ from acestep_models.units import HOP
 
 # 27 frames: odd, and a group of codes to fill up; the rest of a frame is cut off.
 FRAMES, SAMPLES = 27, 27 * HOP + 700
-REGION = (0.25, 0.75)  # seconds
+REGION, SPAN = (0.25, 0.75), (6, 18)  # in seconds, and in frames: int(25 · 0.25), int(25 · 0.75)
 CODES = tuple((7919 * k) % 64_000 for k in range(9))
 SONG = Blueprint(caption="warm piano", lyrics="[Verse]\n" + "one two\n" * 9, language="en", bpm=90, key="Am")
 SCALE = 7.0
@@ -42,6 +42,7 @@ DIFFUSERS = {
         "task_type": "complete",
         "instruction": "Generate audio semantic tokens based on the given conditions:",
     },
+    "repaint": {"task_type": "repaint"},
     "extract": {"task_type": "extract"},
     "lego": {"task_type": "lego"},
     "complete": {"task_type": "complete"},
@@ -72,10 +73,10 @@ class Case:
 def all_cases():
     """Every row of the table, with no, one and several tracks and with a region where it takes them."""
     for name, task in TASKS.items():
-        for count in sorted({0, min(task.most_tracks, 1), min(task.most_tracks, 3)}):
+        for count in sorted({0, min(task.most_tracks, 1), min(task.most_tracks, 3)} if task.spans != "many" else ()):
             yield Case(name, TRACKS[-count:] if count else ())
-        if task.takes_region:
-            yield Case(name, TRACKS[:1], REGION)
+        if task.spans != "none":
+            yield Case(name, TRACKS[: task.most_tracks], REGION)
 
 
 CASES = list(all_cases())
@@ -171,7 +172,7 @@ def ours_of(case, sounds):
     needs = TASKS[case.task].needs
     source = sounds.source if needs == "source" else None
     song = {"source": SONG, "codes": replace(SONG, codes=CODES), "nothing": replace(SONG, seconds=10.0)}[needs]
-    work = Work(case.task, source, case.tracks, case.region, sounds.reference)
+    work = Work(case.task, source, case.tracks, (SPAN,) if case.region else (), sounds.reference)
     frames = {"source": FRAMES, "codes": 5 * len(CODES), "nothing": 250}[needs]
     assert work_frames([song], work) == frames
     return song, work, frames
