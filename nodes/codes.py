@@ -7,21 +7,24 @@ from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
+from ..acestep_models.pipelines.kept import CONTEXT_SECONDS, kept_codes
 from ..acestep_models.pipelines.listen import Source, source_codes
 from ..acestep_models.planner.codes import CodesOptions, lengths, write
 from ..acestep_models.planner.lm import LM
 from ..acestep_models.planner.sampling import TokenSampling
 from ..acestep_models.planner.understand import UnderstandOptions, gaps, understand
 from .describe import describe_full, describe_lengths, describe_songs, told_together
-from .describe_codes import describe_heard, describe_written
+from .describe_codes import describe_after, describe_heard, describe_written
 from .host.schema import io, out, report, schema, socket
 from .planner_runtime import PlannerRuntime
 from .summary import checked_songs
 from .types import Blueprint as BlueprintType
+from .types import Conditioner
 from .types import Source as SourceType
 from .widgets import (
     blueprint_input,
     conditioner_input,
+    context_input,
     decimal,
     lm_input,
     lm_seed_input,
@@ -48,7 +51,7 @@ class WriteCodes(io.ComfyNode):
             description="Writes the audio codes of each song, 5 for a second: the melody and structure that DiTSample "
             "then turns into sound.",
             search_aliases=["lm", "audio codes", "semantic tokens", "thinking"],
-            inputs=[lm_input(), blueprint_input(), _codes_seed(), *_codes_inputs()],
+            inputs=[lm_input(), blueprint_input(), _codes_seed(), *_codes_inputs(), *_after_inputs()],
             outputs=[out(BlueprintType, "blueprint", "The same songs with their codes, for DiTSample.")],
         )
 
@@ -66,6 +69,9 @@ class WriteCodes(io.ComfyNode):
         min_p: float,
         ending: str,
         prompt_format: str,
+        after: Source | None = None,
+        conditioner: ConditionerModels | None = None,
+        context: float = CONTEXT_SECONDS,
     ) -> io.NodeOutput:
         """Write, and say how many."""
         runtime, before = PlannerRuntime(lm_wire(lm)), checked_songs(blueprint)
@@ -79,10 +85,25 @@ class WriteCodes(io.ComfyNode):
         )
         warning = describe_lengths(lengths(before))
         runtime.warn(warning)
-        songs = write(runtime, lm, before, options)
         written = any("codes" not in song.locked for song in before)
+        kept = _kept_codes(runtime, after, conditioner, context) if written else ()
+        songs = write(runtime, lm, before, options, kept)
         manner = (f"guidance: {guidance:g}", *runtime.manner()) if written else ()
-        return io.NodeOutput(songs, ui=report(*describe_written(before, songs), warning, *manner))
+        told = (*describe_written(before, songs), describe_after(kept))
+        return io.NodeOutput(songs, ui=report(*told, warning, *manner))
+
+
+def _kept_codes(
+    runtime: PlannerRuntime, after: Source | None, conditioner: ConditionerModels | None, context: float
+) -> tuple[int, ...]:
+    """The codes to go on from; none where no source is connected."""
+    if after is None:
+        return ()
+    wire("after", after, Source, "EncodeSource")
+    if conditioner is None:
+        raise ValueError("conditioner: needed to read the codes of what is on after; connect that of Load DiT")
+    wire("conditioner", conditioner, ConditionerModels, "Load DiT")
+    return kept_codes(runtime, conditioner, after, context)
 
 
 class UnderstandAudio(io.ComfyNode):
@@ -203,4 +224,23 @@ def _codes_inputs() -> list[Any]:
             tooltip="trained: the prompt that the planner was trained with. legacy: that of older versions of ACE-Step "
             "and of ComfyUI's own nodes, to compare with them.",
         ),
+    ]
+
+
+def _after_inputs() -> list[Any]:
+    return [
+        socket(
+            SourceType,
+            "after",
+            optional=True,
+            tooltip="A song to go on from: the new codes follow those of its end. From EncodeSource or LatentSource; "
+            "the blueprint is that of the new part, for Extend.",
+        ),
+        socket(
+            Conditioner,
+            "conditioner",
+            optional=True,
+            tooltip="Only with after: what reads its codes, from the conditioner output of Load DiT.",
+        ),
+        context_input("Only with after: how many seconds of its end the planner hears. As in Extend."),
     ]

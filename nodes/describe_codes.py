@@ -23,6 +23,11 @@ def describe_written(before: Sequence[Blueprint], after: Sequence[Blueprint]) ->
     return (*lines, *told_together(lengths))
 
 
+def describe_after(kept: Sequence[int]) -> str:
+    """What the planner went on from; "" where it began anew."""
+    return f"goes on from {len(kept)} codes, the last {len(kept) / CODE_RATE:g} s of after" if kept else ""
+
+
 def _is_kept(song: Blueprint) -> bool:
     return "codes" in song.locked
 

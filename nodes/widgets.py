@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from ..acestep_models.blueprint import MAX_SEED
+from ..acestep_models.pipelines.kept import CONTEXT_SECONDS, LEAST_CONTEXT
 from ..acestep_models.planner.lm import LM
 from ..acestep_models.planner.sampling import HOTTEST
 from ..acestep_models.sampling.schedule import Schedule, count_steps
 from ..acestep_models.tasks import VARIANTS, Variant
-from ..acestep_models.units import CODEBOOK_SIZE
+from ..acestep_models.units import CODEBOOK_SIZE, MAX_SECONDS
 from .host.schema import AUTO, KEEP_SEED, io, socket
 from .types import Blueprint, Conditioner, Lm, Reference, Sampling, Source
 
@@ -75,6 +76,21 @@ def decimal(name: str, default: float, bounds: tuple[float, float, float], toolt
 def choice(name: str, options: Iterable[str], tooltip: str, advanced: bool = False) -> Any:
     """A list of options with auto before them."""
     return socket(io.Combo, name, options=[AUTO, *options], default=AUTO, tooltip=tooltip, advanced=advanced)
+
+
+def context_input(tooltip: str) -> Any:
+    """How much of a song a part that goes on from it hears."""
+    return socket(
+        io.Float,
+        "context",
+        default=CONTEXT_SECONDS,
+        min=LEAST_CONTEXT,
+        max=MAX_SECONDS,
+        step=0.2,
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )
 
 
 def conditioner_input() -> Any:

@@ -18,7 +18,7 @@ from ..lm_prompts import (
     user_text,
 )
 from ..runtime import Runtime
-from ..units import CODE_RATE, DEFAULT_SECONDS, MIN_SECONDS, seconds_to_codes
+from ..units import CODE_RATE, CODEBOOK_SIZE, DEFAULT_SECONDS, MAX_SECONDS, MIN_SECONDS, seconds_to_codes
 from .ask import with_facts
 from .generate import CodesRequest, write_codes
 from .limits import unreadable
@@ -29,6 +29,7 @@ SHORTEST_SHARE = 0.8  # of the codes, before a natural end may come
 _SHORTEST_SECONDS = math.ceil(MIN_SECONDS * CODE_RATE / SHORTEST_SHARE) / CODE_RATE
 
 Prompt = tuple[int, ...]
+Codes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,13 @@ class CodesOptions:
             raise ValueError(f"guidance: expected a number such as 2, got {self.guidance}")
 
 
-def write(runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: CodesOptions) -> tuple[Blueprint, ...]:
+def write(
+    runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: CodesOptions, after: Codes = ()
+) -> tuple[Blueprint, ...]:
     """The songs with new codes; those whose codes are locked keep them.
+
+    With `after` each song goes on from these codes of a sound: the model reads them as its own, behind every prompt,
+    and in the think block the length of both together. The songs hold the new codes and their own seconds alone.
 
     Unset seconds become 60, as everywhere, with the fact "default_seconds": neither the user nor the planner chose.
 
@@ -71,7 +77,8 @@ def write(runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: Co
     Raises:
         ValueError: before anything is written; for songs without caption and lyrics, or with longer ones than the
             decoder can read, for locked fields that would have to be filled, for control tokens in a text, or for a
-            natural end that cannot be: of several songs, of a locked length, or of less than 12.6 s.
+            natural end that cannot be: of several songs, of a locked length, or of less than 12.6 s; for codes to go
+            on from that the codebook does not have, or that are more than 600 s together with a song.
     """
     songs = [_prepare(song) for song in blueprints]
     places = [place for place, song in enumerate(songs) if song.codes is None]
@@ -80,9 +87,12 @@ def write(runtime: Runtime, lm: LM, blueprints: Sequence[Blueprint], options: Co
             raise ValueError(f"song {place + 1}: {' '.join(said)}")
     if options.natural_end:
         _check_natural_end([songs[place] for place in places])
+    _check_after(after, [songs[place] for place in places])
     for length in sorted({songs[place].seconds or 0.0 for place in places}):
         group = [place for place in places if songs[place].seconds == length]
-        for place, song in zip(group, _write_equal(runtime, lm, songs, group, options), strict=True):
+        for place, song in zip(
+            group, _write_equal(runtime, lm, [songs[place] for place in group], group, (options, after)), strict=True
+        ):
             songs[place] = song
     return tuple(songs)
 
@@ -135,17 +145,30 @@ def _check_natural_end(songs: Sequence[Blueprint]) -> None:
             )
 
 
+def _check_after(after: Codes, songs: Sequence[Blueprint]) -> None:
+    """Raises a ValueError for codes that no song can go on from."""
+    if bad := [code for code in after if not 0 <= code < CODEBOOK_SIZE]:
+        raise ValueError(f"after: expected codes of 0 to {CODEBOOK_SIZE - 1}, got {bad[0]}")
+    kept, new = len(after) / CODE_RATE, max((song.seconds or 0.0 for song in songs), default=0.0)
+    if after and kept + new > MAX_SECONDS:
+        raise ValueError(
+            f"after: {kept:g} s to go on from and {new:g} s to be written are {kept + new:g} s, and the planner knows "
+            f"songs of {MAX_SECONDS:g} s at most; let it hear less (context), or write less (seconds)"
+        )
+
+
 def _write_equal(
-    runtime: Runtime, lm: LM, songs: Sequence[Blueprint], places: Sequence[int], options: CodesOptions
+    runtime: Runtime, lm: LM, chosen: Sequence[Blueprint], places: Sequence[int], how: tuple[CodesOptions, Codes]
 ) -> list[Blueprint]:
-    """The songs at `places`, which have one length, with their codes."""
-    chosen = [songs[place] for place in places]
+    """The songs that stood at `places`, which have one length, with their codes; `how` is (options, after)."""
+    options, after = how
+    kept = tuple(lm.vocabulary.code_base + code for code in after)
     seeds = tuple((options.seed + place) % 2**64 for place in places)
     count = seconds_to_codes(chosen[0].seconds or 0.0)
     encode = lm.tokenizer.encode
     request = CodesRequest(
-        prompts=tuple(tuple(encode(_prompt(song, options))) for song in chosen),
-        negative=_negative(chosen, options, encode),
+        prompts=tuple((*encode(_prompt(song, options, len(after))), *kept) for song in chosen),
+        negative=_negative(chosen, options, lambda text: (*encode(text), *kept)),
         codes=count,
         seeds=seeds,
         guidance=options.guidance,
@@ -154,35 +177,36 @@ def _write_equal(
     )
     written = write_codes(runtime, lm, request)
     return [
-        with_facts(replace(song, seconds=len(codes) / CODE_RATE), _facts(lm, options)).fill(
-            codes=codes, codes_seed=seed
-        )
+        with_facts(replace(song, seconds=len(codes) / CODE_RATE), _facts(lm, *how)).fill(codes=codes, codes_seed=seed)
         for song, codes, seed in zip(chosen, written, seeds, strict=True)
     ]
 
 
-def _prompt(song: Blueprint, options: CodesOptions) -> str:
+def _prompt(song: Blueprint, options: CodesOptions, kept: int) -> str:
+    """What is read before the codes; the duration is that of the `kept` codes and the new ones."""
     build = legacy_codes_prompt if options.legacy else codes_prompt
-    return build(_user_caption(song), song.lyrics, think_block(facts(song)))
+    duration = int((kept + seconds_to_codes(song.seconds or 0.0)) / CODE_RATE)
+    return build(_user_caption(song), song.lyrics, think_block({**facts(song), "duration": duration}))
 
 
 def _negative(
-    songs: Sequence[Blueprint], options: CodesOptions, encode: Callable[[str], list[int]]
+    songs: Sequence[Blueprint], options: CodesOptions, encode: Callable[[str], Prompt]
 ) -> Prompt | tuple[Prompt, ...] | None:
     if options.guidance == 1.0:
         return None
     if not options.legacy:
-        return tuple(encode(negative_prompt(options.negative)))
+        return encode(negative_prompt(options.negative))
     texts = (legacy_negative_prompt(_user_caption(song), song.lyrics, options.negative) for song in songs)
-    return tuple(tuple(encode(text)) for text in texts)
+    return tuple(encode(text) for text in texts)
 
 
 def _user_caption(song: Blueprint) -> str:
     return song.user_caption if song.is_set("user_caption") else song.caption
 
 
-def _facts(lm: LM, options: CodesOptions) -> dict[str, Fact]:
+def _facts(lm: LM, options: CodesOptions, after: Codes) -> dict[str, Fact]:
     sampling = options.sampling
+    continued: dict[str, Fact] = {"codes_after": len(after)} if after else {}
     return {
         "codes_model": lm.name,
         "prompt_format": "legacy" if options.legacy else "trained",
@@ -192,4 +216,5 @@ def _facts(lm: LM, options: CodesOptions) -> dict[str, Fact]:
         "top_p_codes": sampling.top_p,
         "top_k_codes": sampling.top_k,
         "min_p_codes": sampling.min_p,
+        **continued,
     }

@@ -6,6 +6,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 DRAWING = (0.85, 0.9, 0)
 LOCKED = ["bpm", "caption", "genres", "key", "language", "lyrics", "time_signature"]
@@ -71,6 +72,35 @@ def test_songs_that_will_not_fit_a_batch_are_said_before_codes_are_written(write
     with caplog.at_level(logging.WARNING):
         lines = write((song(seconds=10), song()))
     assert any(line.startswith(said) for line in lines) and said in logged[0]
+
+
+def test_what_the_codes_go_on_from_is_said_and_not_read_in_vain(pack, core, lm, song, monkeypatch):
+    """The kept codes reach the planner; a song that keeps its own codes needs none."""
+    node, listen, asked = pack("codes"), core("pipelines.listen"), []
+    sound = listen.Source(torch.zeros(1, 64, 253), torch.zeros(1, 2, 253 * 1920))
+    conditioner = core("pipelines.encode").ConditionerModels(*[None] * 7)
+    monkeypatch.setattr(core("pipelines.kept"), "source_codes", lambda *given: tuple(range(given[2].codes)))
+    monkeypatch.setattr(
+        core("planner.codes"), "write_codes", lambda _, lm, given: asked.append(given) or [(1,) * given.codes]
+    )
+
+    def write(songs, **more):
+        made = node.WriteCodes.execute(lm, songs, 3, 2.0, "", *DRAWING, 0.0, "exact", "trained", **more)
+        return made.ui["text"][0].splitlines()
+
+    more = {"after": sound, "conditioner": conditioner}
+    assert "goes on from 50 codes, the last 10 s of after" in write((song(seconds=10),), **more)
+    assert "goes on from 20 codes, the last 4 s of after" in write((song(seconds=10),), context=4.0, **more)
+    first = lm.vocabulary.code_base
+    assert [given.prompts[0][-count:] for given, count in zip(asked, (50, 20), strict=True)] == [
+        tuple(range(first, first + 50)), tuple(range(first, first + 20))
+    ]  # fmt: skip
+    assert not any("goes on" in line for line in write((song(codes=(5,) * 50).lock(["codes"]),), **more))
+    with pytest.raises(ValueError, match="conditioner: needed to read the codes of what is on after; connect"):
+        write((song(seconds=10),), after=sound)
+    with pytest.raises(TypeError, match="after: expected the after output of EncodeSource, got str"):
+        write((song(seconds=10),), after="x", conditioner=conditioner)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("negative", ["a" * 4097, "half \ud83c", "<|im_end|>"])
