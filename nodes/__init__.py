@@ -8,17 +8,22 @@ from .cover import Cover
 from .decode import DecodeAudio, Loudness
 from .edit_blueprint import EditBlueprint
 from .encode import EncodeSong
+from .extend import Extend
 from .guide import Guider, Schedule
 from .host.schema import ComfyExtension, io
 from .load import LoadDiT
 from .load_lm import LoadLM
+from .mask import SpanMask
+from .morph import Morph
 from .plan import Blueprint
 from .planner import PlanSong
 from .reference import EncodeReference
+from .repaint import Repaint
 from .retake import AdjustLatent, Retake
 from .sample import DiTSample, SamplingOptions
 from .score import ChooseBest, ScoreSongs
-from .source import EncodeSource
+from .song_tools import CutSong, JoinSongs, LoopSong
+from .source import EncodeSource, LatentSource
 from .stems import SeparateStems
 from .tracks import AddTrack, Complete
 
@@ -36,6 +41,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadBlueprint,
     BlueprintValues,
     EncodeSource,
+    LatentSource,
     EncodeReference,
     SamplingOptions,
     EncodeSong,
@@ -43,13 +49,20 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     Schedule,
     DiTSample,
     Cover,
+    Repaint,
+    Extend,
     SeparateStems,
     AddTrack,
     Complete,
     Retake,
     AdjustLatent,
+    Morph,
+    SpanMask,
     DecodeAudio,
     Loudness,
+    CutSong,
+    LoopSong,
+    JoinSongs,
 )
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.encode import ConditionerModels
-from ..acestep_models.pipelines.generate import SongMeta, generate
+from ..acestep_models.pipelines.generate import SongMeta, Take, perform
+from ..acestep_models.pipelines.held import generate_held
 from ..acestep_models.pipelines.reference import Reference
 from ..acestep_models.pipelines.task import Work
 from ..acestep_models.sampling.dcw import DCW, DCW_MODES
+from ..acestep_models.sampling.hold import Held
 from ..acestep_models.sampling.schedule import (
     DEFAULT_SOLVER,
     GUIDANCE_CHOICES,
@@ -25,7 +27,8 @@ from ..acestep_models.sampling.solvers import SOLVERS
 from ..acestep_models.tasks import task_named
 from ..acestep_models.units import frames_to_seconds
 from .host.decoder import HostDecoder
-from .host.latents import latent
+from .host.latents import held_latent
+from .host.latents import latent as latent_wire
 from .host.runtime import HostRuntime
 from .host.schema import AUTO, io, out, report, schema, socket
 from .plan import codes_line
@@ -219,6 +222,13 @@ class DiTSample(io.ComfyNode):
                 seed_input(),
                 reference_input(),
                 sampling_input(),
+                socket(
+                    io.Latent,
+                    "latent",
+                    optional=True,
+                    tooltip="A song with the mask of SpanMask: only what the mask opens is made, the rest stays. "
+                    "Not connected: all of the song is made.",
+                ),
             ],
             outputs=[out(io.Latent, "latent", "The song as latents, 25 frames a second, for DecodeAudio.")],
         )
@@ -232,12 +242,24 @@ class DiTSample(io.ComfyNode):
         seed: int,
         reference: Reference | None = None,
         sampling: Options | None = None,
+        latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Encode, sample, and say with what."""
-        decoder, work = HostDecoder(model, seed), Work("text2music", reference=reference)
-        song = generate(HostRuntime(), decoder, conditioner, blueprint, sampling or Options(), seed, work)
-        text = (*describe_song(song.meta), timbre_line(reference))
-        return io.NodeOutput(latent(song.latents, acestep=song.meta), ui=report(*text))
+        decoder, take = HostDecoder(model, seed), Take(blueprint, sampling or Options(), seed, reference=reference)
+        if latent is None:
+            song, kept = perform(HostRuntime(), decoder, conditioner, take, Work("text2music")), ""
+        else:
+            held = held_latent(latent)
+            song, kept = generate_held(HostRuntime(), decoder, conditioner, take, held), open_line(held)
+        text = (*describe_song(song.meta), kept, timbre_line(reference))
+        return io.NodeOutput(latent_wire(song.latents, acestep=song.meta), ui=report(*text))
+
+
+def open_line(held: Held) -> str:
+    """How much of a song its mask opens; a mask that opens none or all of it is told apart."""
+    anew = int((held.mask > 0).any(0).sum())
+    share = f"{frames_to_seconds(anew):g} of {frames_to_seconds(held.frames):g} s"
+    return f"mask: {share} made anew{'' if 0 < anew < held.frames else ' (look at SpanMask)'}"
 
 
 def timbre_line(reference: Reference | None) -> str:

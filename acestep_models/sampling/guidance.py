@@ -51,7 +51,7 @@ class APG:
     def __call__(self, x: Tensor, t: float, v_cond: Tensor, v_null: Tensor, scale: float) -> Tensor:
         """The guided velocity [B, 64, T]; advances the momentum."""
         step = v_cond - v_null
-        self._average = step if self._average is None else step + APG_MOMENTUM * self._average
+        self._average = step if self._average is None else step + APG_MOMENTUM * self._average[: len(step)]
         norm = torch.linalg.vector_norm(self._average, dim=TIME, keepdim=True)  # [B, 64, 1]
         step = self._average * (APG_THRESHOLD / norm).clamp(max=1.0)
         return v_cond + (scale - 1.0) * _orthogonal(step, v_cond)
@@ -133,6 +133,8 @@ GUIDANCE: dict[str, Callable[[], Guidance]] = {
 class Guide:
     """Guidance, then clamp, then smoothing, for one sampling run: it remembers earlier steps, so make one a run.
 
+    It works item by item; a call with fewer items than the one before goes on with the first of them.
+
     Args:
         kind: "none" or a name in GUIDANCE.
         scale: 1 leaves the conditioned velocity as it is.
@@ -184,7 +186,7 @@ class Guide:
 
     def _smoothed(self, v: Tensor, corrector: bool) -> Tensor:
         """`v` blended with the velocity of the step before; after a corrector that is the mean of both looks."""
-        before = self._previous
+        before = None if self._previous is None else self._previous[: len(v)]
         if before is not None:
             v = (1.0 - self._ema) * v + self._ema * before
         self._previous = (before + v) / 2 if corrector and before is not None else v

@@ -18,6 +18,7 @@ from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 from ...acestep_models.runtime import Handle
 from ...acestep_models.vae.oobleck import Oobleck
 from . import folders
+from .keep import keep_closed
 from .models import SongModel
 from .ops import casting_ops
 from .runtime import handle, patcher
@@ -98,6 +99,7 @@ def load_decoder(path: Path, whole: Path, variant: str, precision: str, disable_
     fill(model.diffusion_model.decoder, checkpoint, storage)
     rest = management.unet_offload_device()
     owner = patcher(model.to(rest), device, rest, disable_dynamic)
+    keep_closed(owner)
     owner.cached_patcher_init = (load_decoder, (path, whole, variant, precision))
     return owner
 

@@ -21,7 +21,16 @@ from sounds import write_sound
 
 WORKFLOWS = ROOT / "workflows"
 NOTES = ("MarkdownNote", "Note")
-TAKES = ("ACEStepDiTSample", "ACEStepCover", "ACEStepAddTrack", "ACEStepComplete", "ACEStepRetake")
+TAKES = (
+    "ACEStepDiTSample",
+    "ACEStepCover",
+    "ACEStepRepaint",
+    "ACEStepExtend",
+    "ACEStepAddTrack",
+    "ACEStepComplete",
+    "ACEStepRetake",
+    "ACEStepMorph",
+)
 KEPT = ("pos", "size", "properties", "title", "color", "bgcolor")
 TO_CANVAS = """async ([prompt, name]) => { await window.app.loadApiJson(prompt, name);
   await new Promise(done => setTimeout(done, 800)); window.app.graph.arrange(120); }"""

@@ -17,9 +17,12 @@ FRONTEND_ONLY = {"audioUI", "upload"}
 TAKES = {
     ("ACEStepDiTSample", "seed"),
     ("ACEStepCover", "seed"),
+    ("ACEStepExtend", "seed"),
+    ("ACEStepRepaint", "seed"),
     ("ACEStepAddTrack", "seed"),
     ("ACEStepComplete", "seed"),
     ("ACEStepRetake", "retake_seed"),
+    ("ACEStepMorph", "seed"),
 }
 SECOND = 48_000
 # Samples of what each saves; a source has 10.1 s, and its latents are 10.08 s.
@@ -28,6 +31,10 @@ LENGTHS = {
     "reference": [30 * SECOND],
     "retake": [30 * SECOND],
     "cover": [483_840],
+    "repaint": [484_800],
+    "extend": [484_800 + 30 * SECOND],
+    "morph": [483_840],
+    "song_tools": [31 * SECOND + SECOND // 2],
     "vocal_to_song": [483_840],
     "add_track": [483_840, 484_800],
     "stems": [484_800] * 5,

@@ -23,6 +23,7 @@ NODES = (
     "LoadBlueprint",
     "BlueprintValues",
     "EncodeSource",
+    "LatentSource",
     "EncodeReference",
     "SamplingOptions",
     "EncodeSong",
@@ -30,13 +31,20 @@ NODES = (
     "Schedule",
     "DiTSample",
     "Cover",
+    "Repaint",
+    "Extend",
     "SeparateStems",
     "AddTrack",
     "Complete",
     "Retake",
     "AdjustLatent",
+    "Morph",
+    "SpanMask",
     "DecodeAudio",
     "Loudness",
+    "CutSong",
+    "LoopSong",
+    "JoinSongs",
 )
 
 
