@@ -14,14 +14,19 @@ from .types import Blueprint as BlueprintType
 from .widgets import AUTO_NUMBER, answer, choice, decimal, given, one_of
 
 
-def spans_inputs(spans: str, default: str = "") -> list[Any]:
-    """The text and its unit; `spans` says what happens there."""
+def spans_inputs(what: str, default: str = "", name: str = "spans") -> list[Any]:
+    """The text and its unit; `what` says what happens there."""
     how = 'Seconds: "12-20.5", "1:05-1:20", "45-end". Bars, counted from 1, both ends included: "5-8", "5", "33-end".'
     unit = "Whether spans are seconds or bars. Bars need a tempo and a time signature."
     return [
-        socket(io.String, "spans", default=default, multiline=True, tooltip=f"{spans} {how}"),
-        socket(io.Combo, "unit", options=list(UNITS), default=UNITS[0], tooltip=unit),
+        socket(io.String, name, default=default, multiline=True, tooltip=f"{what} {how}"),
+        unit_input(unit),
     ]
+
+
+def unit_input(tooltip: str) -> Any:
+    """What a number or a text counts."""
+    return socket(io.Combo, "unit", options=list(UNITS), default=UNITS[0], tooltip=tooltip)
 
 
 def meter_inputs() -> list[Any]:
@@ -64,6 +69,16 @@ def read_spans(
     """
     chosen = cast(Unit, one_of("unit", unit, tuple(UNITS)))
     return parse_spans(text, chosen, read_meter(*bar, blueprint) if chosen == "bars" else None, length)
+
+
+def read_length(value: float, unit: str, bar: tuple[float, str], blueprint: Sequence[Blueprint] | None) -> float:
+    """Seconds of so many seconds or bars.
+
+    Raises:
+        ValueError: for bars without tempo or time signature.
+    """
+    bars = one_of("unit", unit, tuple(UNITS)) == "bars"
+    return value * read_meter(*bar, blueprint).bar_seconds if bars and value else value
 
 
 def read_meter(bpm: float, time_signature: str, blueprint: Sequence[Blueprint] | None) -> Meter:

@@ -13,7 +13,15 @@ from .host.latents import audio as audio_wire
 from .host.latents import audio_parts, blocked, latent_samples
 from .host.latents import latent as latent_wire
 from .host.schema import io, out, report, schema, socket
-from .measure import meter_blueprint_input, meter_inputs, read_spans, spans_inputs, spans_problem
+from .measure import (
+    meter_blueprint_input,
+    meter_inputs,
+    read_length,
+    read_spans,
+    spans_inputs,
+    spans_problem,
+    unit_input,
+)
 from .widgets import decimal, one_of
 
 KEEP, REMOVE = "keep", "remove"
@@ -143,7 +151,7 @@ class LoopSong(io.ComfyNode):
             description="Repeats one part of a song, in time: a chorus twice, four bars of drums for a minute.",
             search_aliases=["repeat", "loop audio", "sample loop"],
             inputs=[
-                *spans_inputs("The part, one only.", "0-8"),
+                *spans_inputs("The part, one only.", "0-8", "span"),
                 socket(
                     io.Int,
                     "times",
@@ -162,14 +170,14 @@ class LoopSong(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, spans: Any = None, unit: Any = None) -> bool | str:
+    def validate_inputs(cls, span: Any = None, unit: Any = None) -> bool | str:
         """Complain of a text that is no span before anything runs."""
-        return spans_problem(spans, unit)
+        return spans_problem(span, unit)
 
     @classmethod
     def execute(
         cls,
-        spans: str,
+        span: str,
         unit: str,
         times: int,
         bpm: float,
@@ -182,9 +190,9 @@ class LoopSong(io.ComfyNode):
     ) -> io.NodeOutput:
         """Repeat, and say what."""
         song = _recording(audio, latent)
-        parts = read_spans(spans, unit, (bpm, time_signature), blueprint, song.seconds)
+        parts = read_spans(span, unit, (bpm, time_signature), blueprint, song.seconds)
         if len(parts) != 1:
-            raise ValueError(f"spans: a loop is of one part, got {len(parts)}; CutSong joins several")
+            raise ValueError(f"span: a loop is of one part, got {len(parts)}; CutSong joins several")
         made = loop(song, parts[0], times, _seam(crossfade, curve))
         return _given_out(made, f"{times} times {parts[0].start:.2f} to {parts[0].end:.2f} s")
 
@@ -204,13 +212,16 @@ class JoinSongs(io.ComfyNode):
             inputs=[
                 *_fade_inputs(
                     0.5,
-                    "Seconds in which the end of the first and the start of the second are heard together; the result "
-                    "is shorter by it. 0: one right behind the other.",
+                    "How long the end of the first and the start of the second are heard together; the result "
+                    "is shorter by it. 0: one right behind the other. In bars if unit says so.",
                 ),
+                unit_input("Whether crossfade is seconds or bars. Bars need a tempo and a time signature."),
+                *meter_inputs(),
                 _song_input(io.Audio, "audio_1", "The first song as sound"),
                 _song_input(io.Latent, "latent_1", "The first song as latents"),
                 _song_input(io.Audio, "audio_2", "The second song as sound"),
                 _song_input(io.Latent, "latent_2", "The second song as latents"),
+                meter_blueprint_input(),
             ],
             outputs=_outputs(),
         )
@@ -220,18 +231,23 @@ class JoinSongs(io.ComfyNode):
         cls,
         crossfade: float,
         curve: str,
+        unit: str,
+        bpm: float,
+        time_signature: str,
         audio_1: dict[str, Any] | None = None,
         latent_1: dict[str, Any] | None = None,
         audio_2: dict[str, Any] | None = None,
         latent_2: dict[str, Any] | None = None,
+        blueprint: Sequence[Blueprint] | None = None,
     ) -> io.NodeOutput:
         """Join, and say where."""
         for number, one in ((1, (audio_1, latent_1)), (2, (audio_2, latent_2))):
             if one == (None, None):
                 raise ValueError(f"audio_{number}, latent_{number}: nothing is connected; connect song {number}")
         first, second = _recording(audio_1, latent_1), _recording(audio_2, latent_2)
-        made = join_songs(first, second, _seam(crossfade, curve))
-        told = f"{first.seconds:g} s and {second.seconds:g} s, overlapping for {crossfade:g} s"
+        fade = read_length(crossfade, unit, (bpm, time_signature), blueprint)
+        made = join_songs(first, second, _seam(fade, curve))
+        told = f"{first.seconds:g} s and {second.seconds:g} s, overlapping for {fade:g} s"
         return _given_out(made, told, _changed(first, second, made))
 
 

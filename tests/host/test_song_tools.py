@@ -21,13 +21,13 @@ def cut(**values):
 
 def loop(**values):
     """LoopSong of the loaded sound."""
-    return p.node("ACEStepLoopSong", **{"spans": "1-2", "times": 3, **BARS, "audio": [HEARD, 0], **values})
+    return p.node("ACEStepLoopSong", **{"span": "1-2", "times": 3, **BARS, "audio": [HEARD, 0], **values})
 
 
 def join(**values):
     """JoinSongs of the cut sound and the loaded one."""
     wires = {"audio_1": [CUT, 0], "audio_2": [HEARD, 0]}
-    return p.node("ACEStepJoinSongs", **{"crossfade": 0.5, "curve": "linear", **wires, **values})
+    return p.node("ACEStepJoinSongs", **{**BARS, "unit": "seconds", "crossfade": 0.5, **wires, **values})
 
 
 def heard(host, wire=None, **nodes):
@@ -70,10 +70,10 @@ def test_bars_are_rearranged_to_the_sample(host, source):
 
 
 def test_a_loop_is_in_time_and_a_join_overlaps(host, source):
-    looped, _ = heard(host, **{CUT: loop(spans="2", crossfade=0.1)})
+    looped, _ = heard(host, **{CUT: loop(span="2", crossfade=0.1)})
     assert looped.shape[-1] == 3 * BAR
     assert torch.equal(looped[:, BAR + 2_400 : 2 * BAR - 2_400], source[:, BAR + 2_400 : 2 * BAR - 2_400])
-    joined, run = heard(host, [OTHER, 0], **{CUT: loop(spans="2"), OTHER: join()})
+    joined, run = heard(host, [OTHER, 0], **{CUT: loop(span="2"), OTHER: join()})
     assert joined.shape[-1] == 3 * BAR + SAMPLES - 24_000
     assert torch.equal(joined[:, 3 * BAR :], source[:, 24_000:])
     assert "6 s and 10.1 s, overlapping for 0.5 s" in run.text(OTHER)

@@ -7,6 +7,7 @@ import torch
 
 CUT = {"unit": "seconds", "mode": "keep", "bpm": -1.0, "time_signature": "auto", "crossfade": 0.0, "curve": "linear"}
 LOOP = {name: value for name, value in CUT.items() if name != "mode"}
+JOIN = {name: value for name, value in LOOP.items() if name != "crossfade"}
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_bars_without_a_meter_are_refused(tools, core, bpm, blueprints, words):
 
 def test_sound_keeps_rate_and_channels_and_latents_lose_mask_and_history(tools):
     made = tools.LoopSong.execute(
-        spans="1-2", times=3, **LOOP, audio=sound(), latent=rows(noise_mask=torch.ones(1, 1, 250), acestep=object())
+        span="1-2", times=3, **LOOP, audio=sound(), latent=rows(noise_mask=torch.ones(1, 1, 250), acestep=object())
     )
     audio, latent = made.result
     assert audio["sample_rate"] == 44_100 and audio["waveform"].shape == (1, 1, 3 * 44_100)
@@ -75,25 +76,39 @@ def test_nothing_connected_is_refused(tools):
     with pytest.raises(ValueError, match="audio, latent: expected at least one"):
         tools.CutSong.execute(spans="1-2", **CUT)
     with pytest.raises(ValueError, match="audio_2, latent_2: nothing is connected"):
-        tools.JoinSongs.execute(0.5, "linear", audio_1=sound())
+        tools.JoinSongs.execute(0.5, **JOIN, audio_1=sound())
     with pytest.raises(ValueError, match="mode: expected one of keep, remove; got 'drop'"):
         tools.CutSong.execute(spans="1-2", **{**CUT, "mode": "drop"}, audio=sound())
     with pytest.raises(ValueError, match="a loop is of one part, got 2; CutSong joins several"):
-        tools.LoopSong.execute(spans="1-2, 3-4", times=2, **LOOP, audio=sound())
+        tools.LoopSong.execute(span="1-2, 3-4", times=2, **LOOP, audio=sound())
 
 
 def test_validation_reads_the_text_before_anything_runs(tools):
-    for node in (tools.CutSong, tools.LoopSong):
-        assert node.validate_inputs(spans="1-8, 5-end", unit="bars") is True
-        assert node.validate_inputs(spans=None, unit="bars") is True
-        assert node.validate_inputs(spans="x", unit=None) is True
-        assert "is no span in bars" in node.validate_inputs(spans="1.5-8", unit="bars")
-        assert "unit: expected one of" in node.validate_inputs(spans="1-8", unit="beats")
+    for check in (tools.CutSong.validate_inputs, tools.LoopSong.validate_inputs):
+        assert check("1-8, 5-end", "bars") is True
+        assert check(None, "bars") is True
+        assert check("x", None) is True
+        assert "is no span in bars" in check("1.5-8", "bars")
+        assert "unit: expected one of" in check("1-8", "beats")
 
 
 def test_a_join_says_what_it_changed(tools):
-    made = tools.JoinSongs.execute(0.5, "equal power", audio_1=sound(2.0), audio_2=sound(2.0, 48_000, 2))
+    made = tools.JoinSongs.execute(
+        0.5, **{**JOIN, "curve": "equal power"}, audio_1=sound(2.0), audio_2=sound(2.0, 48_000, 2)
+    )
     assert made.result[0]["sample_rate"] == 48_000 and made.result[0]["waveform"].shape == (1, 2, 3.5 * 48_000)
     said = made.ui["text"][0].split("\n")
     assert said[0] == "2 s and 2 s, overlapping for 0.5 s" and said[-1] == "result: 3.5 s"
     assert said[1] == "changed: 44100 Hz with 1 channel(s), 48000 Hz with 2 channel(s) to 48000 Hz stereo"
+
+
+def test_a_crossfade_of_a_bar(tools, core):
+    """3/4 at 90: a bar is 2 s."""
+    songs = (core("blueprint").Blueprint(bpm=90, time_signature="3"),)
+    made = tools.JoinSongs.execute(
+        1.0, **{**JOIN, "unit": "bars"}, audio_1=sound(3.0), audio_2=sound(4.0), blueprint=songs
+    )
+    assert made.result[0]["waveform"].shape[-1] == 5 * 44_100
+    assert made.ui["text"][0].startswith("3 s and 4 s, overlapping for 2 s")
+    with pytest.raises(ValueError, match="bpm: bars need the song's tempo"):
+        tools.JoinSongs.execute(1.0, **{**JOIN, "unit": "bars"}, audio_1=sound(), audio_2=sound())
