@@ -30,6 +30,8 @@ _RANGES = {
     for unit, place in (("seconds", _SECONDS), ("bars", _BARS))
 }
 _ONE_BAR = re.compile(rf"\s*(?P<bar>{_BARS})\s*")
+_ONE_SECOND = re.compile(rf"\s*{_SECONDS}\s*", re.IGNORECASE)
+_COMMA_NUMBER = re.compile(r"\d,\d")
 # Two places closer than this are one: no sample lies between them.
 _TOUCH = 0.5 / SAMPLE_RATE
 
@@ -55,11 +57,6 @@ class Meter:
                 raise ValueError(f"{name}: expected a number above 0, got {value:g}")
 
     @property
-    def beat_seconds(self) -> float:
-        """Length of a quarter note."""
-        return 60.0 / self.bpm
-
-    @property
     def bar_seconds(self) -> float:
         """Length of a bar."""
         return self.beats * 60.0 / self.bpm
@@ -72,11 +69,11 @@ def meter(bpm: float | None, time_signature: str | None) -> Meter:
         ValueError: when one is unset or unknown, with what to do.
     """
     if bpm is None:
-        raise ValueError("bpm: bars need the song's tempo, and it is on auto; set bpm, or give the spans in seconds")
+        raise ValueError("bpm: bars need the song's tempo, and it is on auto; set bpm, or unit to seconds")
     if time_signature is None:
         raise ValueError(
             "time_signature: bars need the song's meter, and it is on auto; set time_signature (4 for 4/4), "
-            "or give the spans in seconds"
+            "or unit to seconds"
         )
     if str(time_signature) not in _QUARTERS:
         raise ValueError(f"time_signature: expected one of {', '.join(_QUARTERS)}; got {time_signature!r}")
@@ -98,34 +95,49 @@ class Span:
         if not -math.inf < self.start < self.end < math.inf:
             raise ValueError(f"spans: the end must lie after the start; got {self.start:g} to {self.end:g} s")
 
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.end - self.start
 
-
-def parse_spans(text: str, unit: Unit, meter: Meter | None = None, length: float | None = None) -> tuple[Span, ...]:
+def parse_spans(
+    text: str | None, unit: Unit, meter: Meter | None = None, length: float | None = None
+) -> tuple[Span, ...]:
     """Spans in the order written, separated by comma, semicolon or line end.
 
     Seconds: "12-20.5", "1:05-1:20", "-5 to 3", "20..30". Bars: "5-8" is from the start of bar 5 to the end
     of bar 8, "5" that bar alone, "-3-0" the four bars before the song. "end" is the song's end.
 
     Args:
+        text: the spans; None, which a prompt of the API may hold, is refused as no text.
         meter: what a bar is; only for bars.
         length: the song's seconds. None before it is known: a span up to "end" is then read but left out.
 
     Raises:
         ValueError: for a text that is no span, an empty one, an end before its start, or bars without a meter.
     """
-    pieces = [piece.strip() for piece in re.split(r"[,;\n]", text.translate(_DASHES)) if piece.strip()]
+    pieces = [piece.strip() for piece in re.split(r"[,;\n]", (text or "").translate(_DASHES)) if piece.strip()]
     if unit not in UNITS:
         raise ValueError(f"unit: expected one of {', '.join(UNITS)}; got {unit!r}")
     if not pieces:
-        raise ValueError(f"spans: expected at least one span in {unit}, like {EXAMPLES[unit]}; the text is empty")
+        got = "there is no text" if text is None else "the text is empty"
+        raise ValueError(f"spans: expected at least one span in {unit}, like {EXAMPLES[unit]}; {got}")
     if unit == "bars" and meter is None:
-        raise ValueError("spans: bars need a tempo and a time signature; set both, or give the spans in seconds")
+        raise ValueError("spans: bars need a tempo and a time signature; set both, or unit to seconds")
+    if unit == "seconds":
+        _check_ends(pieces, text or "")
     spans = (_parse(piece, unit, meter, length) for piece in pieces)
     return tuple(span for span in spans if span is not None)
+
+
+def _check_ends(pieces: Iterable[str], text: str) -> None:
+    """Refuse a second alone: half of a number with a comma in it, or a bar."""
+    for piece in pieces:
+        if not _ONE_SECOND.fullmatch(piece):
+            continue
+        if _COMMA_NUMBER.search(text):
+            raise ValueError(
+                f"spans: {piece!r} is no span in seconds; commas stand between spans, so write decimals with a point: "
+                '"1.5-2.5", not "1,5-2,5"'
+            )
+        bar = f"; for bar {piece} set unit to bars" if _ONE_BAR.fullmatch(piece) else ""
+        raise ValueError(f'spans: {piece!r} is no span in seconds; in seconds write start-end, like "12-20.5"{bar}')
 
 
 def check_spans(text: str, unit: str) -> None:
@@ -148,9 +160,12 @@ def _parse(piece: str, unit: Unit, meter: Meter | None, length: float | None) ->
         begin, stop = _clock(start), length if end is None else _clock(end)
     if stop is None:
         return None
+    if stop <= begin and end is None:
+        place = f"bar {start} begins at {begin:g} s," if unit == "bars" else f"{begin:g} s is"
+        where = "at" if stop == begin else "behind"
+        raise ValueError(f"spans: {piece!r} has nothing in it: {place} {where} the end of the song at {stop:g} s")
     if stop <= begin:
-        known = f"; the song ends at {length:g} s" if end is None else ""
-        raise ValueError(f"spans: {piece!r} ends at or before its start{known}; write the smaller number first")
+        raise ValueError(f"spans: {piece!r} ends at or before its start; write the smaller number first")
     return Span(begin, stop)
 
 

@@ -38,6 +38,15 @@ def seconds_to_frames(seconds: float) -> int:
     return seconds_to_codes(seconds) * FRAMES_PER_CODE
 
 
+def seconds_to_samples(seconds: float, rate: int = SAMPLE_RATE) -> int:
+    """The sample that plays at `seconds`: the whole of them before it, below 0 too.
+
+    A millionth of a sample too few counts as there: 1.16 · 48 000 is 55 679.999... in floating point, and upstream's
+    int() takes the sample before the one that is meant (spec/audio.md §5.3).
+    """
+    return math.floor(seconds * rate + 1e-6)
+
+
 def frames_to_seconds(frames: int) -> float:
     """Length in seconds of `frames` latent frames."""
     return frames / FRAME_RATE

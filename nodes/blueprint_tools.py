@@ -13,7 +13,7 @@ from .host.schema import AUTO, io, out, report, schema, socket
 from .plan import METERS, codes_line
 from .summary import checked_songs, contents, meant, song_input
 from .types import Blueprint as BlueprintType
-from .types import Word
+from .types import Whole, Word
 from .widgets import AUTO_NUMBER, blueprint_input
 
 NO_FILE = "none"
@@ -157,7 +157,7 @@ def _value_outputs() -> list[Any]:
     return [
         out(io.String, "caption", "How it sounds."),
         out(io.String, "lyrics", "What is sung."),
-        out(io.Int, "bpm", f"Beats a minute; {AUTO_NUMBER} = unset."),
+        out(Whole, "bpm", f"Beats a minute, for either kind of number; {AUTO_NUMBER} = unset."),
         out(Word, "key", f"Such as C# minor, for a list or a text; {AUTO} = unset."),
         out(Word, "time_signature", f"Such as 4/4, for a list or a text; {AUTO} = unset."),
         out(io.Float, "seconds", f"Length, that of the codes where only they are set; {AUTO_NUMBER} = unset."),

@@ -242,5 +242,5 @@ def _after_inputs() -> list[Any]:
             optional=True,
             tooltip="Only with after: what reads its codes, from the conditioner output of Load DiT.",
         ),
-        context_input("Only with after: how many seconds of its end the planner hears. As in Extend."),
+        context_input("Only with after: how many seconds of its end the planner hears. As in Extend.", optional=True),
     ]

@@ -16,9 +16,12 @@ from ..acestep_models.units import SAMPLE_RATE
 from .host.latents import audio, audio_parts, latent_samples
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
+from .measure import listed
 from .types import Splice as SpliceType
 from .types import Vae
 from .widgets import decimal, wire
+
+UNSURE = "the latent does not say which song it is: the splice was checked by its length alone"
 
 
 class DecodeAudio(io.ComfyNode):
@@ -52,17 +55,19 @@ class DecodeAudio(io.ComfyNode):
     def execute(cls, vae: Handle[Any], latent: dict[str, Any], splice: Splice | None = None) -> io.NodeOutput:
         """Decode, keep what a splice keeps, and report the peak."""
         samples = latent_samples(latent)
+        sure = True
         if splice is not None:
-            check_song(wire("splice", splice, Splice, "Repaint or Extend"), latent.get("acestep"))
+            splice = wire("splice", splice, Splice, "Repaint or Extend")
+            sure = check_song(splice, latent.get("acestep"), samples.shape[-1])
         wave = decode(HostRuntime(), vae, samples, splice)
-        return io.NodeOutput(audio(wave), ui=report(*_describe(wave), *_kept(splice)))
+        return io.NodeOutput(audio(wave), ui=report(*_describe(wave), *_kept(splice), "" if sure else UNSURE))
 
 
 def _kept(splice: Splice | None) -> tuple[str, ...]:
     """What a splice took from the source as it is."""
     if splice is None:
         return ()
-    parts = ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in splice.kept)
+    parts = listed(splice.kept, "{:.2f} to {:.2f} s")
     return (f"kept bit for bit: {parts or 'nothing, the spans and their crossfades cover all of it'}",)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..acestep_models.blueprint import Blueprint
-from ..acestep_models.pipelines.generate import SongMeta
-from ..acestep_models.pipelines.mask import MAX_FEATHER, span_mask
-from ..acestep_models.spans import merge
+from ..acestep_models.pipelines.mask import MAX_FEATHER, opened, span_mask
+from ..acestep_models.pipelines.told import told
 from ..acestep_models.units import frames_to_seconds
 from .host.latents import latent_samples
 from .host.schema import io, out, report, schema, socket
-from .measure import meter_blueprint_input, meter_inputs, read_spans, spans_inputs, spans_problem
+from .measure import listed, meter_blueprint_input, meter_inputs, read_spans, spans_inputs, spans_problem
 from .widgets import decimal
 
 
@@ -64,12 +63,12 @@ class SpanMask(io.ComfyNode):
         songs = blueprint or told_songs(latent, frames)
         wanted = read_spans(spans, unit, (bpm, time_signature), songs, frames_to_seconds(frames))
         mask = span_mask(wanted, frames, feather).repeat(len(samples), 1, 1).to(samples.device)  # [B, 1, T]
-        places = ", ".join(f"{span.start:g} to {span.end:g} s" for span in merge(wanted))
+        places = listed((span.start, span.end) for span in opened(wanted, frames))
         soft = f"feather: {feather:g} s" if feather else ""
         return io.NodeOutput({**latent, "noise_mask": mask}, ui=report(f"made anew: {places}", soft))
 
 
 def told_songs(latent: dict[str, Any], frames: int) -> tuple[Blueprint, ...]:
     """The blueprints that latents of `frames` frames were made of; none where they say nothing that is true."""
-    meta = latent.get("acestep")
-    return meta.blueprints if isinstance(meta, SongMeta) and meta.frames == frames else ()
+    meta = told(latent.get("acestep"), frames)
+    return meta.blueprints if meta else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from ..acestep_models.blueprint import Blueprint
@@ -12,6 +12,15 @@ from .host.schema import io, socket
 from .plan import TIME_SIGNATURES
 from .types import Blueprint as BlueprintType
 from .widgets import AUTO_NUMBER, answer, choice, decimal, given, one_of
+
+MOST_LISTED = 8
+
+
+def listed(places: Iterable[tuple[float, float]], pattern: str = "{:g} to {:g} s") -> str:
+    """Parts of a song, from second to second, as a report shows them: the first 8, and how many more there are."""
+    told = [pattern.format(start, end) for start, end in places]
+    more = f" and {len(told) - MOST_LISTED} more" if len(told) > MOST_LISTED else ""
+    return ", ".join(told[:MOST_LISTED]) + more
 
 
 def spans_inputs(what: str, default: str = "", name: str = "spans") -> list[Any]:
@@ -95,6 +104,6 @@ def read_meter(bpm: float, time_signature: str, blueprint: Sequence[Blueprint] |
     if len(meters) > 1:
         raise ValueError(
             f"blueprint: its songs have {len(meters)} different tempos or time signatures; set bpm and "
-            "time_signature here, or give the spans in seconds"
+            "time_signature here, or unit to seconds"
         )
     return meter(*meters.pop())

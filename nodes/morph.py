@@ -22,6 +22,7 @@ from .widgets import (
     conditioner_input,
     decimal,
     model_input,
+    or_else,
     reference_input,
     sampling_input,
     seed_input,
@@ -47,16 +48,19 @@ class Morph(io.ComfyNode):
             inputs=[
                 model_input(),
                 conditioner_input(),
-                source_input("The song to turn, from EncodeSource. Its length is the result's."),
-                socket(
-                    BlueprintType,
-                    "source_blueprint",
-                    tooltip="What the source is now: its caption and lyrics. EditBlueprint makes the other one of it.",
-                ),
                 socket(
                     BlueprintType,
                     "blueprint",
                     tooltip="What it shall be. Where it says the same as source_blueprint, the song stays.",
+                ),
+                source_input(
+                    "The song to turn, from EncodeSource, or from LatentSource for one that was just made. Its length "
+                    "is the result's."
+                ),
+                socket(
+                    BlueprintType,
+                    "source_blueprint",
+                    tooltip="What the source is now: its caption and lyrics. EditBlueprint makes the other one of it.",
                 ),
                 seed_input(),
                 *_knobs(),
@@ -68,30 +72,30 @@ class Morph(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, structure: Any = None, start: Any = None, end: Any = None, averaging: Any = None
+        cls, structure: Any = None, window_start: Any = None, window_end: Any = None, averaging: Any = None
     ) -> bool | str:
         """Complain of values out of range before anything runs; what is linked arrives as None."""
-        values = {"structure": structure, "start": start, "end": end, "averaging": averaging}
-        return answer(lambda: MorphSettings(**{name: value for name, value in values.items() if value is not None}))
+        values = (or_else(structure, "text"), or_else(window_start, 0.0), or_else(window_end, 1.0))
+        return answer(lambda: MorphSettings(*values, or_else(averaging, 1)))
 
     @classmethod
     def execute(
         cls,
         model: Any,
         conditioner: ConditionerModels,
+        blueprint: tuple[Blueprint, ...],
         source: Source,
         source_blueprint: tuple[Blueprint, ...],
-        blueprint: tuple[Blueprint, ...],
         seed: int,
         structure: str,
-        start: float,
-        end: float,
+        window_start: float,
+        window_end: float,
         averaging: int,
         reference: Reference | None = None,
         sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Turn the song, and say how far."""
-        settings, options = MorphSettings(structure, start, end, averaging), sampling or Options()
+        settings, options = MorphSettings(structure, window_start, window_end, averaging), sampling or Options()
         check_options(options)
         take = Take(blueprint, options, seed, reference=reference)
         song = morph(HostRuntime(), HostDecoder(model, seed), conditioner, take, source, source_blueprint, settings)
@@ -105,7 +109,7 @@ class Morph(io.ComfyNode):
 def _asked(settings: MorphSettings) -> str:
     """What is turned, and which part of the steps; the schedule says how many these are."""
     draws = f", mean of {settings.averaging} draws" if settings.averaging > 1 else ""
-    return f"structure: {settings.structure}, start {settings.start:g}, end {settings.end:g}{draws}"
+    return f"structure: {settings.structure}, window {settings.window_start:g} to {settings.window_end:g}{draws}"
 
 
 def _knobs() -> list[Any]:
@@ -119,14 +123,14 @@ def _knobs() -> list[Any]:
             "faithful: the source's latents themselves, closest to the original.",
         ),
         decimal(
-            "start",
+            "window_start",
             0.0,
             PART,
             "From which part of the steps on the song is turned; earlier ones are left out. 0: all, the most change; "
             "0.2 to 0.5 keeps more of the song.",
         ),
         decimal(
-            "end",
+            "window_end",
             1.0,
             PART,
             "Up to which part of the steps it is turned. 1: all. Below 1 the last steps follow blueprint alone, which "

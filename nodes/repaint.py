@@ -26,18 +26,20 @@ from ..acestep_models.units import SAMPLE_RATE, frames_to_seconds
 from .host.decoder import HostDecoder
 from .host.latents import latent
 from .host.runtime import HostRuntime
-from .host.schema import AUTO, io, out, report, schema, socket
-from .measure import read_spans, spans_inputs, spans_problem
+from .host.schema import io, out, report, schema, socket
+from .measure import listed, meter_inputs, read_spans, spans_inputs, spans_problem
 from .sample import describe_song, timbre_line
 from .types import Splice
 from .widgets import (
     AUTO_NUMBER,
+    answer,
     blueprint_input,
     conditioner_input,
     decimal,
     given,
     model_input,
     one_of,
+    or_else,
     reference_input,
     sampling_input,
     seed_input,
@@ -46,6 +48,7 @@ from .widgets import (
 from .work import source_line
 
 LEAST = float(AUTO_NUMBER)
+BALANCED, HALF = next(iter(MODES)), 0.5  # as they come
 BEYOND = "They may begin before 0 (an intro) and go past the end."
 
 
@@ -67,6 +70,7 @@ class Repaint(io.ComfyNode):
                 blueprint_input(),
                 source_input("The song, from EncodeSource, or from LatentSource for one that was just made."),
                 *spans_inputs(f"What is made again, one or several spans. {BEYOND}", "10-20"),
+                *meter_inputs(),
                 *_hold(),
                 seed_input(),
                 *_knobs(),
@@ -80,9 +84,22 @@ class Repaint(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, spans: Any = None, unit: Any = None) -> bool | str:
-        """Complain of spans that cannot be read before anything runs; what is linked arrives as None."""
-        return spans_problem(spans, unit)
+    def validate_inputs(
+        cls,
+        spans: Any = None,
+        unit: Any = None,
+        mode: Any = None,
+        strength: Any = None,
+        injection: Any = None,
+        latent_crossfade: Any = None,
+        crossfade: Any = None,
+    ) -> bool | str:
+        """Complain of spans and values that cannot be used before anything runs; what is linked arrives as None."""
+        readable = spans_problem(spans, unit)
+        if readable is not True:
+            return readable
+        knobs = (or_else(injection, LEAST), or_else(latent_crossfade, AUTO_NUMBER), or_else(crossfade, LEAST))
+        return answer(lambda: read_settings(or_else(mode, BALANCED), or_else(strength, HALF), knobs))
 
     @classmethod
     def execute(
@@ -93,6 +110,8 @@ class Repaint(io.ComfyNode):
         source: Source,
         spans: str,
         unit: str,
+        bpm: float,
+        time_signature: str,
         mode: str,
         strength: float,
         seed: int,
@@ -104,7 +123,7 @@ class Repaint(io.ComfyNode):
     ) -> io.NodeOutput:
         """Make the spans again, and say what was kept."""
         settings = read_settings(mode, strength, (injection, latent_crossfade, crossfade))
-        places = read_spans(spans, unit, (LEAST, AUTO), blueprint, source.seconds)
+        places = read_spans(spans, unit, (bpm, time_signature), blueprint, source.seconds)
         canvas = lay_out(source, places)
         splice = canvas.splice(settings.crossfade)
         take, decoder = Take(blueprint, sampling or Options(), seed, reference=reference), HostDecoder(model, seed)
@@ -130,7 +149,7 @@ def read_settings(mode: str, strength: float, knobs: tuple[float, int, float]) -
 
 def canvas_lines(canvas: Canvas, places: tuple[Span, ...]) -> tuple[str, ...]:
     """Where something new is in the result, how long that is, and what was rounded."""
-    spans = ", ".join(f"{start / SAMPLE_RATE:g} to {end / SAMPLE_RATE:g} s" for start, end in canvas.samples)
+    spans = listed((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in canvas.samples)
     asked, intro = -min(span.start for span in places), frames_to_seconds(canvas.offset_frames)
     rounded = f", asked for {asked:g} s: an intro is whole latent frames of 0.04 s" if abs(asked - intro) > 1e-9 else ""
     return (
@@ -153,13 +172,13 @@ def _hold() -> list[Any]:
             io.Combo,
             "mode",
             options=list(MODES),
-            default=next(iter(MODES)),
+            default=BALANCED,
             tooltip="How tightly the new part is held to the rest. conservative: at every step, smoothest joins. "
             "aggressive: not at all, freest music. balanced: between, as strength says.",
         ),
         decimal(
             "strength",
-            0.5,
+            HALF,
             (0.0, 1.0, 0.01),
             "Only for mode balanced. 0: as held as conservative, 1: as free as aggressive.",
         ),

@@ -221,7 +221,6 @@ class DiTSample(io.ComfyNode):
                 blueprint_input(),
                 seed_input(),
                 reference_input(),
-                sampling_input(),
                 socket(
                     io.Latent,
                     "latent",
@@ -229,6 +228,7 @@ class DiTSample(io.ComfyNode):
                     tooltip="A song with the mask of SpanMask: only what the mask opens is made, the rest stays. "
                     "Not connected: all of the song is made.",
                 ),
+                sampling_input(),
             ],
             outputs=[out(io.Latent, "latent", "The song as latents, 25 frames a second, for DecodeAudio.")],
         )
@@ -241,8 +241,8 @@ class DiTSample(io.ComfyNode):
         blueprint: tuple[Blueprint, ...],
         seed: int,
         reference: Reference | None = None,
-        sampling: Options | None = None,
         latent: dict[str, Any] | None = None,
+        sampling: Options | None = None,
     ) -> io.NodeOutput:
         """Encode, sample, and say with what."""
         decoder, take = HostDecoder(model, seed), Take(blueprint, sampling or Options(), seed, reference=reference)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from torch import Tensor
+
 from ..acestep_models.audio.arrange import CURVES, Curve
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.pipelines.song_tools import MAX_TIMES, MIN_TIMES, Recording, Seam, cut, join_songs, loop
+from ..acestep_models.pipelines.told import rearranged, told
 from ..acestep_models.units import SAMPLE_RATE
 from .host.latents import audio as audio_wire
 from .host.latents import audio_parts, blocked, latent_samples
 from .host.latents import latent as latent_wire
 from .host.schema import io, out, report, schema, socket
+from .mask import told_songs
 from .measure import (
+    listed,
     meter_blueprint_input,
     meter_inputs,
     read_length,
@@ -29,15 +34,16 @@ MODES = (KEEP, REMOVE)
 LONGEST_FADE = 30.0
 
 
-def _fade_inputs(seconds: float, tooltip: str) -> list[Any]:
-    curve = (
-        "How a crossfade goes. linear: for parts that are alike, such as one beat on another. equal power: for "
-        "different sounds, which would dip in the middle otherwise."
+def _crossfade_input(seconds: float, tooltip: str) -> Any:
+    return decimal("crossfade", seconds, (0.0, LONGEST_FADE, 0.01), tooltip)
+
+
+def _curve_input() -> Any:
+    tooltip = (
+        "How a crossfade of sound goes. linear: for parts that are alike, such as one beat on another. equal power: "
+        "for different sounds, which would dip in the middle otherwise. Latents are always joined linearly."
     )
-    return [
-        decimal("crossfade", seconds, (0.0, LONGEST_FADE, 0.01), tooltip),
-        socket(io.Combo, "curve", options=list(CURVES), default=CURVES[0], tooltip=curve),
-    ]
+    return socket(io.Combo, "curve", options=list(CURVES), default=CURVES[0], tooltip=tooltip)
 
 
 def _song_input(kind: Any, name: str, what: str) -> Any:
@@ -63,13 +69,32 @@ def _recording(audio: Any, latent: Any) -> Recording:
     return Recording(wave, rate, None if latent is None else latent_samples(latent))
 
 
-def _given_out(song: Recording, *lines: str) -> io.NodeOutput:
-    """Both outputs; what did not come in stops who asks for it, with a sentence."""
+def _on_paper(blueprint: Sequence[Blueprint] | None, latent: Any) -> Sequence[Blueprint]:
+    """Whose bars are counted: those of the blueprint, else of what the latent was made of."""
+    if blueprint or latent is None:
+        return blueprint or ()
+    return told_songs(latent, latent_samples(latent).shape[-1])
+
+
+def _lost(song: Recording) -> str:
+    """How much of the end of a pair's sound the grid does not hold."""
+    tail = f"{song.tail:.4f}".rstrip("0").rstrip(".")
+    return f"left out: the last {tail} s of the sound, which fill no frame of 0.04 s" if song.tail else ""
+
+
+def _given_out(song: Recording, *lines: str, of: tuple[Any, ...] = ()) -> io.NodeOutput:
+    """Both outputs; what did not come in stops who asks for it, with a sentence. `of`: the latents it is made of."""
     missing = "no {0} came into the node before; connect its {0} input, or use its other output"
     wave = blocked(missing.format("audio")) if song.wave is None else audio_wire(song.wave, song.rate)
-    rows = blocked(missing.format("latent")) if song.latents is None else latent_wire(song.latents)
+    rows = blocked(missing.format("latent")) if song.latents is None else _rearranged(song.latents, of)
     grid = "in step on the grid of 0.04 s" if song.wave is not None and song.latents is not None else ""
     return io.NodeOutput(wave, rows, ui=report(*lines, f"result: {song.seconds:g} s", grid))
+
+
+def _rearranged(rows: Tensor, of: tuple[Any, ...]) -> dict[str, Any]:
+    """Latents with what is still true of the history of those they are made of."""
+    meta = rearranged(rows, *(told(one.get("acestep"), latent_samples(one).shape[-1]) for one in of if one))
+    return latent_wire(rows, **({} if meta is None else {"acestep": meta}))
 
 
 def _seam(crossfade: float, curve: str) -> Seam:
@@ -104,7 +129,8 @@ class CutSong(io.ComfyNode):
                     tooltip="keep: the parts, in the order written. remove: the song without them.",
                 ),
                 *meter_inputs(),
-                *_fade_inputs(0.02, AROUND),
+                _crossfade_input(0.02, AROUND),
+                _curve_input(),
                 _song_input(io.Audio, "audio", "The song as sound"),
                 _song_input(io.Latent, "latent", "The song as latents"),
                 meter_blueprint_input(),
@@ -133,10 +159,12 @@ class CutSong(io.ComfyNode):
     ) -> io.NodeOutput:
         """Cut, and say where."""
         song = _recording(audio, latent)
-        parts = read_spans(spans, unit, (bpm, time_signature), blueprint, song.seconds)
+        parts = read_spans(spans, unit, (bpm, time_signature), _on_paper(blueprint, latent), song.seconds)
         made = cut(song, parts, one_of("mode", mode, MODES) == KEEP, _seam(crossfade, curve))
-        told = ", ".join(f"{part.start:.2f} to {part.end:.2f} s" for part in parts)
-        return _given_out(made, f"{'kept' if mode == KEEP else 'removed'}: {told} of {song.seconds:g} s")
+        places = listed(((part.start, part.end) for part in parts), "{:.2f} to {:.2f} s")
+        line = f"{'kept' if mode == KEEP else 'removed'}: {places} of {song.seconds:g} s"
+        reached = any(song.reaches_end(part) for part in parts) == (mode == KEEP)
+        return _given_out(made, line, _lost(song) if reached else "", of=(latent,))
 
 
 class LoopSong(io.ComfyNode):
@@ -161,7 +189,8 @@ class LoopSong(io.ComfyNode):
                     tooltip="How often it is heard.",
                 ),
                 *meter_inputs(),
-                *_fade_inputs(0.02, AROUND),
+                _crossfade_input(0.02, AROUND),
+                _curve_input(),
                 _song_input(io.Audio, "audio", "The song as sound"),
                 _song_input(io.Latent, "latent", "The song as latents"),
                 meter_blueprint_input(),
@@ -190,11 +219,12 @@ class LoopSong(io.ComfyNode):
     ) -> io.NodeOutput:
         """Repeat, and say what."""
         song = _recording(audio, latent)
-        parts = read_spans(span, unit, (bpm, time_signature), blueprint, song.seconds)
+        parts = read_spans(span, unit, (bpm, time_signature), _on_paper(blueprint, latent), song.seconds)
         if len(parts) != 1:
             raise ValueError(f"span: a loop is of one part, got {len(parts)}; CutSong joins several")
         made = loop(song, parts[0], times, _seam(crossfade, curve))
-        return _given_out(made, f"{times} times {parts[0].start:.2f} to {parts[0].end:.2f} s")
+        lost = _lost(song) if song.reaches_end(parts[0]) else ""
+        return _given_out(made, f"{times} times {parts[0].start:.2f} to {parts[0].end:.2f} s", lost, of=(latent,))
 
 
 class JoinSongs(io.ComfyNode):
@@ -210,12 +240,13 @@ class JoinSongs(io.ComfyNode):
             "channels become 48 kHz stereo.",
             search_aliases=["concat audio", "append", "crossfade", "medley", "concatenate"],
             inputs=[
-                *_fade_inputs(
+                _crossfade_input(
                     0.5,
                     "How long the end of the first and the start of the second are heard together; the result "
                     "is shorter by it. 0: one right behind the other. In bars if unit says so.",
                 ),
                 unit_input("Whether crossfade is seconds or bars. Bars need a tempo and a time signature."),
+                _curve_input(),
                 *meter_inputs(),
                 _song_input(io.Audio, "audio_1", "The first song as sound"),
                 _song_input(io.Latent, "latent_1", "The first song as latents"),
@@ -230,8 +261,8 @@ class JoinSongs(io.ComfyNode):
     def execute(
         cls,
         crossfade: float,
-        curve: str,
         unit: str,
+        curve: str,
         bpm: float,
         time_signature: str,
         audio_1: dict[str, Any] | None = None,
@@ -246,9 +277,10 @@ class JoinSongs(io.ComfyNode):
                 raise ValueError(f"audio_{number}, latent_{number}: nothing is connected; connect song {number}")
         first, second = _recording(audio_1, latent_1), _recording(audio_2, latent_2)
         fade = read_length(crossfade, unit, (bpm, time_signature), blueprint)
-        made = join_songs(first, second, _seam(fade, curve))
-        told = f"{first.seconds:g} s and {second.seconds:g} s, overlapping for {fade:g} s"
-        return _given_out(made, told, _changed(first, second, made))
+        seam = _seam(fade, curve)
+        made = join_songs(first, second, seam)
+        line = f"{first.seconds:g} s and {second.seconds:g} s, overlapping for {seam.made(made):g} s"
+        return _given_out(made, line, _changed(first, second, made), of=(latent_1, latent_2))
 
 
 def _changed(first: Recording, second: Recording, made: Recording) -> str:

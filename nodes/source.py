@@ -38,7 +38,8 @@ class EncodeSource(io.ComfyNode):
                 out(
                     SourceType,
                     "source",
-                    "The sound, its latents and its exact length, for UnderstandAudio, Cover, stems and added tracks.",
+                    "The sound, its latents and its exact length, for UnderstandAudio, Cover, Repaint, Extend, Morph, "
+                    "stems and added tracks.",
                 )
             ],
         )
@@ -82,8 +83,9 @@ class LatentSource(io.ComfyNode):
                     io.Audio,
                     "audio",
                     optional=True,
-                    tooltip="The same song as sound, from Decode Audio: it is kept to the sample. Not connected: the "
-                    "latent is decoded, and what a splice kept before is then only near to it.",
+                    tooltip="What Decode Audio made of this latent; it is kept to the sample. No Loudness or other "
+                    "gain between: the level would jump at the seams. Not connected: the latent is decoded, and what "
+                    "a splice kept before is then only near to it.",
                 ),
                 _song("Which song is taken where several come as a batch."),
             ],

@@ -14,3 +14,5 @@ Reference = io.Custom("ACESTEP_REFERENCE")
 Splice = io.Custom("ACESTEP_SPLICE")
 # One of a list's words: fits into lists (COMBO) and into texts, which the host keeps apart.
 Word = io.Custom("COMBO,STRING")
+# A whole number for both kinds of number widgets.
+Whole = io.Custom("INT,FLOAT")

@@ -23,6 +23,11 @@ def given(value: Any) -> Any:
     return None if value in (AUTO, AUTO_NUMBER) else value
 
 
+def or_else(value: Any, default: Any) -> Any:
+    """What a linked input, which validation does not know yet, is taken for."""
+    return default if value is None else value
+
+
 def one_of(name: str, value: str, options: tuple[str, ...]) -> str:
     """The value, if it is one of a list: older hosts let any other through.
 
@@ -78,8 +83,8 @@ def choice(name: str, options: Iterable[str], tooltip: str, advanced: bool = Fal
     return socket(io.Combo, name, options=[AUTO, *options], default=AUTO, tooltip=tooltip, advanced=advanced)
 
 
-def context_input(tooltip: str) -> Any:
-    """How much of a song a part that goes on from it hears."""
+def context_input(tooltip: str, optional: bool = False) -> Any:
+    """How much of a song a part that goes on from it hears; an optional one is for experts."""
     return socket(
         io.Float,
         "context",
@@ -87,8 +92,8 @@ def context_input(tooltip: str) -> Any:
         min=LEAST_CONTEXT,
         max=MAX_SECONDS,
         step=0.2,
-        optional=True,
-        advanced=True,
+        optional=optional,
+        advanced=optional,
         tooltip=tooltip,
     )
 

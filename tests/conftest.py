@@ -19,6 +19,12 @@ def rng():
     return lambda seed: torch.Generator("cpu").manual_seed(seed)
 
 
+@pytest.fixture(autouse=True)
+def same_start():
+    """Layers draw their first weights from torch's own generator: here they are the same in any order of tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def perturb():
     """perturb(module, seed, scale) adds scale · N(0, 1) to every parameter: no norm stays one, no table zero."""

@@ -68,7 +68,7 @@ def test_bars_are_counted_from_one_and_both_ends_belong(text, spans):
         ("end-9", "is no span in"),
         ("nan-inf", "is no span in"),
         ("9" * 5000 + "-" + "9" * 5001, "is no span in"),
-        ("90-end", "the song ends at 60 s"),
+        ("90-end", "behind the end of the song at 60 s"),
     ],
 )
 def test_what_is_no_span_is_refused_in_words(text, words, unit):
@@ -80,6 +80,39 @@ def test_what_is_no_span_is_refused_in_words(text, words, unit):
 def test_an_instant_is_no_span_of_seconds(text):
     with pytest.raises(ValueError, match="spans: "):
         parse_spans(text, "seconds")
+
+
+@pytest.mark.parametrize("text", ["1,5-2,5", "12-20,5", "0,5-10", "3-4; 1,25-2", "1-2, 3,5-4"])
+def test_a_number_with_a_comma_is_told_of_the_point(text):
+    with pytest.raises(ValueError, match='spans: .* write decimals with a point: "1.5-2.5", not "1,5-2,5"'):
+        parse_spans(text, "seconds", length=60.0)
+
+
+def test_a_second_alone_may_be_meant_as_a_bar():
+    with pytest.raises(ValueError, match="'5' is .*; in seconds write start-end, like \"12-20.5\"; for bar 5 set unit"):
+        parse_spans("5", "seconds")
+    with pytest.raises(ValueError, match='in seconds write start-end, like "12-20.5"$'):
+        parse_spans("5.5", "seconds")
+    assert parse_spans("1-2,5-6", "seconds") == (Span(1.0, 2.0), Span(5.0, 6.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "words"),
+    [
+        ("33-end", "bars", "bar 33 begins at 64 s, behind the end of the song at 32 s"),
+        ("17-end", "bars", "bar 17 begins at 32 s, at the end of the song at 32 s"),
+        ("40-end", "seconds", "40 s is behind the end of the song at 32 s"),
+    ],
+)
+def test_what_goes_to_an_end_before_it_is_told_where_the_end_is(text, unit, words):
+    with pytest.raises(ValueError, match=f"spans: '{text}' has nothing in it: {words}"):
+        parse_spans(text, unit, WALTZ, 32.0)
+
+
+@pytest.mark.parametrize("unit", ["seconds", "bars"])
+def test_no_text_is_told_apart_from_an_empty_one(unit):
+    with pytest.raises(ValueError, match=f"at least one span in {unit}, .*there is no text"):
+        parse_spans(None, unit, WALTZ)
 
 
 @pytest.mark.parametrize("text", ["1.5-3", "1:05-1:20"])
@@ -115,7 +148,7 @@ def test_bars_need_a_meter():
 @pytest.mark.parametrize(("signature", "bar"), [("2", 1.0), ("3", 1.5), ("4", 2.0), ("6", 1.5), ("6/8", 1.5)])
 def test_a_bar_has_its_quarter_notes(signature, bar):
     at_120 = meter(120, signature)
-    assert (at_120.bar_seconds, at_120.beat_seconds) == (bar, 0.5)
+    assert at_120.bar_seconds == bar
 
 
 def test_spans_that_overlap_or_touch_become_one():

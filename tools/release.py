@@ -27,15 +27,17 @@ def version() -> str:
 
 
 def freeze(number: str) -> list[Path]:
-    """Write the schemas and workflows of this version; what an earlier run of the same version wrote is replaced."""
+    """Write the schemas and workflows of this version, once: what was released does not change any more."""
     if f"## [{number}]" not in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"):
         raise SystemExit(f"CHANGELOG.md: expected a heading ## [{number}] - DATE")
-    schemas = {file.stem: json.loads(file.read_text()) for file in sorted((ROOT / "tests/host/schemas").glob("*.json"))}
     frozen = ROOT / "tests/released" / f"{number}.json"
+    if frozen.exists():
+        raise SystemExit(f"{number} is frozen already; give the new version a number of its own in pyproject.toml")
+    files = sorted((ROOT / "tests/host/schemas").glob("*.json"))
+    schemas = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
     frozen.parent.mkdir(exist_ok=True)
     frozen.write_text(json.dumps(schemas, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     folder = ROOT / "tests/workflows" / number
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "api").mkdir(parents=True)
     shipped = [*(ROOT / "workflows").glob("*.json"), *(ROOT / "workflows/api").glob("*.json")]
     return [frozen, *(Path(shutil.copy(file, folder / file.relative_to(ROOT / "workflows"))) for file in shipped)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..units import AUDIO_CHANNELS, SAMPLE_RATE, frames_to_samples
+from ..units import AUDIO_CHANNELS, HOP, SAMPLE_RATE, frames_to_samples
 
 Places = tuple[tuple[int, int], ...]
 
@@ -35,6 +35,18 @@ def ramps(spans: Places, total: int, fade: int) -> Tensor:
 
 def _rise(places: int) -> Tensor:
     return torch.linspace(0.0, 1.0, places + 2)[1:-1]
+
+
+def reaches(spans: Places, total: int, fade: int) -> Places:
+    """Where `ramps` is above 0: the spans with their fades, in order; those that overlap or touch as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        start, end = max(0, start - fade), min(end + fade, total)
+        if found and start <= found[-1][1]:
+            first, last = found.pop()
+            start, end = first, max(last, end)
+        found.append((start, end))
+    return tuple(found)
 
 
 def blended(new: Tensor, kept: Tensor, mask: Tensor) -> Tensor:
@@ -100,19 +112,23 @@ class Splice:
     @property
     def kept(self) -> tuple[tuple[float, float], ...]:
         """Seconds of the result that are the source bit for bit, as [start, end)."""
-        edges = [0]
-        for start, end in sorted(self.spans):
-            edges += [start - self.fade, min(end + self.fade, self._decoded)]
-        edges.append(self.samples)
-        furthest, kept = 0, []
-        for begin, stop in zip(edges[::2], edges[1::2], strict=True):
-            furthest = max(furthest, begin)  # a span may end before the one that began earlier
-            if furthest < stop:
-                kept.append((furthest / SAMPLE_RATE, stop / SAMPLE_RATE))
-        return tuple(kept)
+        edges = [0, *(edge for reach in self._reaches for edge in reach), self.samples]
+        pairs = zip(edges[::2], edges[1::2], strict=True)
+        return tuple((start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in pairs if start < end)
+
+    @property
+    def heard_frames(self) -> Places:
+        """[start, end) in latent frames whose sound `apply` reads; what is decoded of all others has no effect."""
+        return tuple((start // HOP, -(-end // HOP)) for start, end in self._reaches)
+
+    @property
+    def _reaches(self) -> Places:
+        return reaches(self.spans, self._decoded, self.fade)
 
     def apply(self, decoded: Tensor) -> Tensor:
         """`decoded` [B, 2, 1920 · frames] in the spans, the source around them: [B, 2, M] float32.
+
+        Only spans and fades are computed with, so that what is new of a long song costs what it is long.
 
         Raises:
             ValueError: for a sound of other frames or channels than this belongs to.
@@ -124,8 +140,10 @@ class Splice:
                 f"{expected[0]}, {expected[1]}]; got {list(decoded.shape)}. Connect the splice of the node that made "
                 "this latent"
             )
-        count = self._decoded
-        source = self.waveform.to(decoded.device, torch.float32).expand(len(decoded), -1, -1)
-        mask = ramps(self.spans, count, self.fade).to(decoded.device)
-        mixed = blended(decoded[..., :count].float(), source[..., :count], mask)
-        return torch.cat([mixed, source[..., count:]], dim=-1)
+        source = self.waveform.to(decoded.device, torch.float32)
+        made = source.repeat(len(decoded), 1, 1)
+        for first, last in self._reaches:
+            inside = tuple((start - first, end - first) for start, end in self.spans if first <= start < last)
+            mask = ramps(inside, last - first, self.fade).to(decoded.device)
+            made[..., first:last] = blended(decoded[..., first:last].float(), source[..., first:last], mask)
+        return made

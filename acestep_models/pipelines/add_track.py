@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dit.context import FrameSpan
 from ..runtime import Runtime
-from ..units import HOP, SAMPLE_RATE
+from ..units import HOP, seconds_to_samples
 from .encode import ConditionerModels
 from .generate import Decoder, Song, Take, perform
 from .listen import Source
@@ -33,6 +33,8 @@ def add_track(
 def region_frames(source: Source, start: float, end: float) -> FrameSpan:
     """Latent frames of a part of the source in seconds, first and one past the last; at least one (spec/audio.md §5.3).
 
+    Seconds become samples by `seconds_to_samples`: 4.6 s are frame 115, where upstream's int() makes 114 of them.
+
     Raises:
         ValueError: for an end that is not behind the start, or a part outside of the source.
     """
@@ -42,6 +44,6 @@ def region_frames(source: Source, start: float, end: float) -> FrameSpan:
             f"got {start:.10g} to {end:.10g} s"
         )
     frames = source.latents.shape[-1]
-    first, last = (int(seconds * SAMPLE_RATE) // HOP for seconds in (start, end))
+    first, last = (seconds_to_samples(seconds) // HOP for seconds in (start, end))
     first = min(first, frames - 1)
     return first, min(max(last, first + 1), frames)

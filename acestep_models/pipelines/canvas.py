@@ -13,12 +13,10 @@ from torch import Tensor
 from ..audio.splice import Splice, blended, ramps
 from ..dit.context import FrameSpan
 from ..spans import Span, check_reach, merge
-from ..units import FRAME_RATE, HOP, MAX_SECONDS, SAMPLE_RATE, frames_to_samples, frames_to_seconds
+from ..units import FRAME_RATE, HOP, MAX_SECONDS, SAMPLE_RATE, frames_to_samples, frames_to_seconds, seconds_to_samples
 from .listen import Source
 
 SampleSpan = tuple[int, int]  # the first sample at 48 kHz, and one past the last
-# Seconds that were once a product of bars or a decimal may stand a hair before their sample.
-_HAIR = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +48,17 @@ class Canvas:
         """What puts the kept sound back around decoded latents of this canvas.
 
         Raises:
-            ValueError: for a fade below 0.
+            ValueError: for a fade below 0, or one that takes all that the spans leave of the source.
         """
-        fade = int(fade_seconds * SAMPLE_RATE + _HAIR)
-        return Splice(self.source.waveform, self.samples, fade, self.frames, self.song)
+        splice = Splice(self.source.waveform, self.samples, seconds_to_samples(fade_seconds), self.frames, self.song)
+        heard = frames_to_seconds(self.frames)  # samples behind it are less than a frame: nothing to call kept
+        if not any(start < heard for start, _ in splice.kept):
+            left = (self.total - sum(last - first for first, last in self.samples)) / SAMPLE_RATE
+            raise ValueError(
+                f"crossfade: what is new leaves {left:g} s of the source, and {fade_seconds:g} s of crossfade at each "
+                "edge mix all of it, so 0 s would be kept; make crossfade shorter, or less of it new"
+            )
+        return splice
 
 
 def lay_out(source: Source, spans: Sequence[Span]) -> Canvas:
@@ -64,6 +69,11 @@ def lay_out(source: Source, spans: Sequence[Span]) -> Canvas:
     frames for all of it, and decoded sound past its end is cut off. One that ends with the source keeps the source's
     frames; its last samples that fill no frame stay too. A gap of less than a frame before a span at the end is
     closed, for a sound that is called 60 s may have a little less.
+
+    Other than spec/audio.md §5.3: what is padded are the latents (with zeros, in the spans) and not the sound before it
+    is encoded; the intro is whole frames; seconds become samples by `seconds_to_samples` and not by int(); a last frame
+    that is only begun is there, where §5.3 has whole ones; and a span without length or place is an error, where
+    upstream makes everything anew.
 
     Raises:
         ValueError: for no span, spans that do not touch the source or leave nothing of it, or more than 600 s.
@@ -108,9 +118,10 @@ def _intro_frames(seconds: float) -> int:
 
 
 def _place(span: Span, left: int) -> SampleSpan:
-    """Samples of the result; at least one."""
-    first, last = (left + math.floor(seconds * SAMPLE_RATE + _HAIR) for seconds in (span.start, span.end))
-    first = 0 if span.start < 0 else first
+    """Samples of the result; at least one, and those of an intro up to the source without a hole."""
+    first, last = (left + seconds_to_samples(seconds) for seconds in (span.start, span.end))
+    if span.start < 0:
+        first, last = 0, max(last, left)
     return first, max(last, first + 1)
 
 
@@ -135,9 +146,12 @@ def _frame_spans(places: Sequence[SampleSpan], frames: int) -> tuple[FrameSpan, 
 def _padded(source: Source, offset: int, frames: int, total: int) -> Source:
     left = frames_to_samples(offset)
     behind = frames - offset - source.latents.shape[-1]
-    return Source(
-        F.pad(source.latents, (offset, behind)), F.pad(source.waveform, (left, total - left - source.samples))
-    )
+    return Source(_pad(source.latents, offset, behind), _pad(source.waveform, left, total - left - source.samples))
+
+
+def _pad(values: Tensor, before: int, behind: int) -> Tensor:
+    """Zeros around the last dimension; the same tensor, not a copy, where there are none."""
+    return F.pad(values, (before, behind)) if before or behind else values
 
 
 def _hash(source: Source, places: Sequence[SampleSpan], total: int) -> str:

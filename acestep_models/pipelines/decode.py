@@ -11,14 +11,14 @@ from ..runtime import Handle, Runtime
 from ..units import LATENT_CHANNELS
 from ..vae.oobleck import Oobleck
 from ..vae.tiling import TILE, decode_bytes, decode_tiled
-from .generate import SongMeta
+from .told import told
 
 
 def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor, splice: Splice | None = None) -> Tensor:
     """Waveform [B, 2, 1920 · T] of latents [B, 64, T], float32 on the CPU, level untouched.
 
     With a `splice` only its spans are what the latents say; around them its source stays bit for bit, and the
-    waveform is as long as the splice.
+    waveform is as long as the splice. Only tiles that it needs are decoded.
 
     Raises:
         ValueError: for latents of another shape, or a splice of another length.
@@ -38,18 +38,29 @@ def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor, splice: Spli
     reserve = decode_bytes(vae.module.config, min(TILE, latents.shape[2]), vae.dtype)
     network = runtime.place(vae, reserve)
     with torch.inference_mode():
-        wave = decode_tiled(network, latents, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype)
+        wave = decode_tiled(
+            network,
+            latents,
+            runtime=runtime,
+            device=runtime.device(vae),
+            dtype=vae.dtype,
+            wanted=None if splice is None else splice.heard_frames,
+        )
     return wave if splice is None else splice.apply(wave)
 
 
-def check_song(splice: Splice, meta: object) -> None:
-    """Whether a splice belongs to the song that latents tell of; latents that tell of none may have any.
+def check_song(splice: Splice, meta: object, frames: int) -> bool:
+    """Whether latents of `frames` frames tell of their song; if so it is the one that the splice belongs to.
+
+    Those that tell of none take any splice of their length.
 
     Raises:
         ValueError: for the splice of another song.
     """
-    if isinstance(meta, SongMeta) and meta.song != splice.song:
+    true = told(meta, frames)
+    if true is not None and true.song != splice.song:
         raise ValueError(
-            f"splice: belongs to another song (the latent is of {meta.task}); connect latent and splice of one node, "
+            f"splice: belongs to another song (the latent is of {true.task}); connect latent and splice of one node, "
             "or disconnect the splice to hear the latent alone"
         )
+    return true is not None

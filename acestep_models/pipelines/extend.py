@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from ..units import (
     CODE_RATE,
     FRAMES_PER_CODE,
     MAX_SECONDS,
+    MIN_SECONDS,
+    SAMPLE_RATE,
     frames_to_samples,
     frames_to_seconds,
     seconds_to_codes,
@@ -25,7 +28,7 @@ from ..units import (
 from .canvas import Canvas, blend, lay_out
 from .encode import ConditionerModels, Conditioning, check_count, encode_tokens, read_codes, song_frames, stack_once
 from .generate import Decoder, Song, Take, follow, plan_steps
-from .kept import CONTEXT_SECONDS, WHERE, Where, heard_codes, kept_codes
+from .kept import CONTEXT_SECONDS, WHERE, Where, check_context, heard_codes, kept_codes
 from .listen import Source
 from .repaint import injecting, repaint, repaint_settings
 from .task import ConditionPlan, Work
@@ -42,7 +45,7 @@ class ExtendSettings:
     Attributes:
         seconds: of the new part, to the nearest 0.2; None is the length of the songs, or 30.
         where: at the end of the source, or before its start.
-        context: how many seconds of the source are heard beside the new part, at least 2.
+        context: how many seconds of the source are heard beside the new part, 2 to 600.
         crossfade: seconds of the source's sound that are mixed with the new one next to it.
 
     Raises:
@@ -55,6 +58,7 @@ class ExtendSettings:
     crossfade: float = CONSERVATIVE.crossfade
 
     def __post_init__(self) -> None:
+        check_context(self.context)
         if self.where not in WHERE:
             raise ValueError(f"where: expected one of {', '.join(WHERE)}; got {self.where!r}")
         least = 1 / CODE_RATE
@@ -95,21 +99,24 @@ def extend(
     followed: the decoder reads them behind (or before) the source's own codes, so that they go on from it.
 
     Raises:
-        ValueError: for a take that cannot be sampled, codes of another length than the new part, or more than 600 s.
+        ValueError: for a take that cannot be sampled, codes of another length than the new part, a crossfade that
+            leaves nothing of the source, or more than 600 s.
         ACEStepError: when a network answers with numbers that are not finite.
     """
     seconds = new_seconds(take.blueprints, settings.seconds)
     follows = follows_codes(take.blueprints, seconds)
     heard = heard_codes(source, settings.context)
+    _check_room(source, seconds)
     edge = source.seconds
     canvas = lay_out(source, (Span(edge, edge + seconds) if settings.where == "end" else Span(-seconds, 0.0),))
+    splice = canvas.splice(settings.crossfade)  # refuses a crossfade over all of the source before anything runs
     window, first = _window(canvas, FRAMES_PER_CODE * heard, settings.where)
     if follows:
         kept = kept_codes(runtime, conditioner, source, settings.context, settings.where)
         new = _follow_codes(runtime, decoder, conditioner, take, window, (kept, settings.where))
     else:
         new = repaint(runtime, decoder, conditioner, take, window, CONSERVATIVE)
-    return Extended(_whole(canvas, new, first), canvas.splice(settings.crossfade), seconds, heard)
+    return Extended(_whole(canvas, new, first), splice, seconds, heard)
 
 
 def new_seconds(blueprints: Sequence[Blueprint], seconds: float | None) -> float:
@@ -141,11 +148,27 @@ def follows_codes(blueprints: Sequence[Blueprint], seconds: float) -> bool:
         )
     wanted = seconds_to_codes(seconds)
     for count in counts - {wanted}:
+        other = f"write the codes again (WriteCodes) for {seconds:g} s"
+        if seconds < MIN_SECONDS:  # no blueprint is so short, so nobody can write them
+            other = "leave the codes out (connect the Blueprint itself)"
         raise ValueError(
             f"codes: the new part of {seconds:g} s has {wanted} codes, and the blueprint holds {count}, which are "
-            f"{count / CODE_RATE:g} s; set seconds to that, or write the codes again (WriteCodes) for {seconds:g} s"
+            f"{count / CODE_RATE:g} s; set seconds to that, or {other}"
         )
     return True
+
+
+def _check_room(source: Source, seconds: float) -> None:
+    """Whether a source may become longer by `seconds`."""
+    total = source.seconds + seconds
+    if total * SAMPLE_RATE <= MAX_SECONDS * SAMPLE_RATE + 0.5:
+        return
+    room = math.floor((MAX_SECONDS - source.seconds) * CODE_RATE + 1e-6) / CODE_RATE
+    advice = f"ask for at most {room:g} s, or cut the source" if room > 0 else "cut the source"
+    raise ValueError(
+        f"seconds: {seconds:g} s of new music and the source of {source.seconds:g} s would be {total:g} s, and "
+        f"{MAX_SECONDS:g} s is the most; {advice} (CutSong)"
+    )
 
 
 def _window(canvas: Canvas, heard: int, where: Where) -> tuple[Canvas, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from ..runtime import Runtime
-from ..units import FRAMES_PER_CODE, HOP, seconds_to_codes
+from ..units import FRAMES_PER_CODE, HOP, MAX_SECONDS, seconds_to_codes
 from .encode import ConditionerModels
 from .listen import Source, source_codes
 
@@ -15,14 +15,25 @@ CONTEXT_SECONDS = 60.0
 LEAST_CONTEXT = 2.0
 
 
+def check_context(context: float) -> None:
+    """Whether so many seconds of a source can be heard.
+
+    Raises:
+        ValueError: for less than 2 s or more than 600.
+    """
+    if not LEAST_CONTEXT <= context <= MAX_SECONDS:
+        raise ValueError(
+            f"context: expected {LEAST_CONTEXT:g} to {MAX_SECONDS:g} s of the source to be heard, got {context:g}"
+        )
+
+
 def heard_codes(source: Source, context: float) -> int:
     """How many codes of a source are heard in `context` seconds: whole ones, and no more than it has.
 
     Raises:
-        ValueError: for less than 2 s, or what is no number.
+        ValueError: for less than 2 s or more than 600.
     """
-    if not LEAST_CONTEXT <= context < float("inf"):
-        raise ValueError(f"context: expected {LEAST_CONTEXT:g} s or more of the source to be heard, got {context:g}")
+    check_context(context)
     return min(seconds_to_codes(context), whole_frames(source) // FRAMES_PER_CODE)
 
 
@@ -53,7 +64,7 @@ def kept_codes(
     """The codes of the last (or first) `context` seconds of a source: what a planner and a decoder go on from.
 
     Raises:
-        ValueError: for a context of less than 2 s.
+        ValueError: for a context of less than 2 s or more than 600.
         ACEStepError: when the tokenizer answers with numbers that are not finite.
     """
     return source_codes(runtime, conditioner, heard(source, context, where))

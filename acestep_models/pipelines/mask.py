@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..audio.splice import ramps
 from ..spans import Span, check_reach, merge
-from ..units import FRAME_RATE, HOP, SAMPLE_RATE, frames_to_seconds
+from ..units import FRAME_RATE, HOP, frames_to_seconds, seconds_to_samples
 
 MAX_FEATHER = 10.0
 
@@ -27,7 +27,7 @@ def span_mask(spans: Sequence[Span], frames: int, feather: float = 0.0) -> Tenso
         raise ValueError(f"feather: expected 0 to {MAX_FEATHER:g} seconds, got {feather:g}")
     merged = merge(spans)
     for span in merged:
-        if _sample(span.start) < 0 or _sample(span.end) > frames * HOP:
+        if seconds_to_samples(span.start) < 0 or seconds_to_samples(span.end) > frames * HOP:
             raise ValueError(
                 f"spans: {span.start:g} to {span.end:g} s is not within the latent's 0 to {seconds:g} s, and a mask "
                 'cannot make it longer; write "end" for its end, or use Repaint or Extend'
@@ -37,11 +37,12 @@ def span_mask(spans: Sequence[Span], frames: int, feather: float = 0.0) -> Tenso
     return ramps(places, frames, round(feather * FRAME_RATE))[None, None]  # [1, 1, T]
 
 
-def _sample(seconds: float) -> int:
-    """The nearest sample: 4.6 s are 115 frames, although 4.6 times 48 000 is a little less in floating point."""
-    return round(seconds * SAMPLE_RATE)
+def opened(spans: Sequence[Span], frames: int) -> tuple[Span, ...]:
+    """When the mask is 1, in order: the spans of `span_mask` as the frames that they become."""
+    places = (_places(span, frames) for span in merge(spans))
+    return merge(Span(frames_to_seconds(start), frames_to_seconds(end)) for start, end in places)
 
 
 def _places(span: Span, frames: int) -> tuple[int, int]:
-    start = min(_sample(span.start) // HOP, frames - 1)
-    return start, min(max(_sample(span.end) // HOP, start + 1), frames)
+    start = min(seconds_to_samples(span.start) // HOP, frames - 1)
+    return start, min(max(seconds_to_samples(span.end) // HOP, start + 1), frames)

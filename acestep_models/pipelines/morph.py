@@ -32,8 +32,8 @@ class MorphSettings:
 
     Attributes:
         structure: a key of STRUCTURES.
-        start, end: which part of the steps, 0 to 1, follows the difference of the texts; steps before it are left
-            out, steps behind it follow the new text alone.
+        window_start, window_end: which part of the steps, 0 to 1, follows the difference of the texts; steps before
+            it are left out, steps behind it follow the new text alone.
         averaging: draws of noise a step.
 
     Raises:
@@ -41,15 +41,16 @@ class MorphSettings:
     """
 
     structure: str = "text"
-    start: float = 0.0
-    end: float = 1.0
+    window_start: float = 0.0
+    window_end: float = 1.0
     averaging: int = 1
 
     def __post_init__(self) -> None:
         if self.structure not in STRUCTURES:
             raise ValueError(f"structure: expected one of {', '.join(STRUCTURES)}; got {self.structure!r}")
-        if not 0.0 <= self.start < self.end <= 1.0:
-            raise ValueError(f"start, end: expected 0 <= start < end <= 1, got {self.start:g} and {self.end:g}")
+        start, end = self.window_start, self.window_end
+        if not 0.0 <= start < end <= 1.0:
+            raise ValueError(f"window_start, window_end: expected 0 <= start < end <= 1, got {start:g} and {end:g}")
         if not 1 <= self.averaging <= MAX_AVERAGING:
             raise ValueError(f"averaging: expected 1 to {MAX_AVERAGING}, got {self.averaging}")
 
@@ -59,11 +60,11 @@ class MorphSettings:
         Raises:
             ValueError: where no step is left between them.
         """
-        first, last = int(steps * self.start), int(steps * self.end)
+        first, last = int(steps * self.window_start), int(steps * self.window_end)
         if first == last:
             raise ValueError(
-                f"start, end: of {count_steps(steps)} none lies between {self.start:g} and {self.end:g}; "
-                f"move them at least {1 / steps:.2g} apart"
+                f"window_start, window_end: of {count_steps(steps)} none lies between {self.window_start:g} and "
+                f"{self.window_end:g}; move them at least {1 / steps:.2g} apart"
             )
         return first, last
 

@@ -19,6 +19,7 @@ from .task import Work, encode_work
 
 MAX_CROSSFADE_FRAMES = 250
 MAX_CROSSFADE_SECONDS = 10.0
+SHORTEST_FADE = 0.01  # seconds that a mode gives
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class RepaintSettings:
 
 def _aggressive(strength: float) -> RepaintSettings:
     # Upstream takes all of the decoded sound here; we keep the rest bit for bit, and a cut without fade clicks.
-    return RepaintSettings(0.0, 0, 0.01)
+    return RepaintSettings(0.0, 0, SHORTEST_FADE)
 
 
 def _conservative(strength: float) -> RepaintSettings:
@@ -59,7 +60,9 @@ def _conservative(strength: float) -> RepaintSettings:
 
 
 def _balanced(strength: float) -> RepaintSettings:
-    return RepaintSettings(1.0 - strength, round(25 * (1.0 - strength)), 0.05 * (1.0 - strength))
+    # Upstream's fade goes down to 0; never less than that of aggressive, for the same reason.
+    held = 1.0 - strength
+    return RepaintSettings(held, round(25 * held), max(SHORTEST_FADE, 0.05 * held))
 
 
 MODES: dict[str, Callable[[float], RepaintSettings]] = {

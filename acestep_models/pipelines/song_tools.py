@@ -10,7 +10,7 @@ from torch import Tensor
 from ..audio.arrange import Curve, Fade, Part, arrange, join
 from ..audio.stereo import to_rate, to_stereo
 from ..spans import Span, merge
-from ..units import FRAME_RATE, SAMPLE_RATE
+from ..units import FRAME_RATE, SAMPLE_RATE, seconds_to_samples
 
 MAX_RESULT_SECONDS = 3_600.0
 MIN_TIMES, MAX_TIMES = 2, 64
@@ -18,7 +18,11 @@ MIN_TIMES, MAX_TIMES = 2, 64
 
 @dataclass(frozen=True)
 class Seam:
-    """How two parts meet: a crossfade of `seconds` along a curve."""
+    """How two parts meet: a crossfade of `seconds`, of sound along a curve.
+
+    Latents are always joined linearly: weights whose sum is above 1 would be another song in between, not a louder
+    one.
+    """
 
     seconds: float = 0.02
     curve: Curve = "linear"
@@ -26,6 +30,14 @@ class Seam:
     def __post_init__(self) -> None:
         if not 0.0 <= self.seconds < math.inf:
             raise ValueError(f"crossfade: expected 0 seconds or more, got {self.seconds:g}")
+
+    def fade(self, places_a_second: int) -> Fade:
+        """The crossfade in whole samples, or frames of latents."""
+        return Fade(math.floor(self.seconds * places_a_second + 0.5), self.curve)
+
+    def made(self, song: Recording) -> float:
+        """Seconds that the crossfade takes on the grid of a song; latents have frames of 0.04 s."""
+        return self.fade(song.places_a_second).places / song.places_a_second
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +88,17 @@ class Recording:
         """Its length; of a pair, in whole frames."""
         return self.places / self.places_a_second
 
+    @property
+    def tail(self) -> float:
+        """Seconds of a pair's sound behind its last place; 0 for sound or latents alone."""
+        if self.wave is None or self.latents is None:
+            return 0.0
+        return (self.wave.shape[-1] - self.samples(self.places)) / self.rate
+
+    def reaches_end(self, span: Span) -> bool:
+        """Whether a span takes the last place."""
+        return math.floor(span.end * self.places_a_second + 0.5) >= self.places
+
     def samples(self, place: int) -> int:
         """The sample that a place stands for."""
         return math.floor(place * self.rate / self.places_a_second + 0.5)
@@ -112,8 +135,8 @@ def loop(song: Recording, span: Span, times: int, seam: Seam = Seam()) -> Record
 
 
 def _part(song: Recording, span: Span) -> Part:
-    """The places of a span: the nearest ones; a place beside the song is forgiven, for rounding."""
-    first, last = (math.floor(second * song.places_a_second + 0.5) for second in (span.start, span.end))
+    """The places of a span; a place beside the song is forgiven, for rounding."""
+    first, last = (_place(song, second) for second in (span.start, span.end))
     where = f"spans: {span.start:g} to {span.end:g} s"
     if first < -1 or last > song.places + 1:
         raise ValueError(
@@ -124,6 +147,13 @@ def _part(song: Recording, span: Span) -> Part:
         least = 1.0 / song.places_a_second
         raise ValueError(f"{where} is shorter than the {least:g} s that can be cut here; make it longer")
     return part
+
+
+def _place(song: Recording, seconds: float) -> int:
+    """The sample that every node takes; of latents the nearest frame, for a bar that begins 30 ms late is heard."""
+    if song.latents is None:
+        return seconds_to_samples(seconds, song.rate)
+    return math.floor(seconds * FRAME_RATE + 0.5)
 
 
 def _rest(parts: tuple[Part, ...], song: Recording) -> tuple[Part, ...]:
@@ -141,18 +171,14 @@ def _arranged(song: Recording, parts: tuple[Part, ...], seam: Seam) -> Recording
         raise ValueError(
             f"spans: the result would have {seconds:g} s, at most {MAX_RESULT_SECONDS:g} s are made; take less of it"
         )
-    fade = _fade(seam, song.places_a_second)
+    fade = seam.fade(song.places_a_second)
     sounded = tuple((song.samples(start), song.samples(end)) for start, end in parts)
     wave, latents = song.wave, song.latents
     if wave is not None:
         wave = arrange(wave, sounded, Fade(song.samples(fade.places), fade.curve))
     if latents is not None:  # faded to zeros they would not be silent
-        latents = arrange(latents, parts, fade, dip=False)
+        latents = arrange(latents, parts, Fade(fade.places), dip=False)
     return Recording(wave, song.rate, latents)
-
-
-def _fade(seam: Seam, places_a_second: int) -> Fade:
-    return Fade(math.floor(seam.seconds * places_a_second + 0.5), seam.curve)
 
 
 def join_songs(first: Recording, second: Recording, seam: Seam = Seam()) -> Recording:
@@ -169,12 +195,17 @@ def join_songs(first: Recording, second: Recording, seam: Seam = Seam()) -> Reco
     first, second = _alike(_trimmed(first), _trimmed(second))
     if first.seconds + second.seconds > MAX_RESULT_SECONDS + seam.seconds:
         raise ValueError(f"audio_1, audio_2: together over {MAX_RESULT_SECONDS:g} s; cut one of them first")
-    fade = _fade(seam, first.places_a_second)
+    fade = seam.fade(first.places_a_second)
+    if fade.places > min(first.places, second.places):
+        raise ValueError(
+            f"crossfade: {seam.seconds:g} s is longer than one of the songs, which have {first.seconds:g} and "
+            f"{second.seconds:g} s; make it shorter"
+        )
     wave, latents = None, None
     if first.wave is not None and second.wave is not None:
         wave = join(*_batched(first.wave, second.wave), Fade(first.samples(fade.places), fade.curve))
     if first.latents is not None and second.latents is not None:
-        latents = join(*_batched(first.latents, second.latents), fade)
+        latents = join(*_batched(first.latents, second.latents), Fade(fade.places))
     return Recording(wave, first.rate, latents)
 
 

@@ -20,13 +20,19 @@ class Held:
         mask: [1 or B, 1, T], 0 where they stay and 1 where they are sampled anew; between is a mixture of both.
 
     Raises:
-        ValueError: for a mask of another shape, or numbers that are not in 0 to 1.
+        ValueError: for latents that are not finite, a mask of another shape, or numbers of it that are not in 0 to 1.
     """
 
     latents: Tensor
     mask: Tensor
 
     def __post_init__(self) -> None:
+        bad = int((~self.latents.isfinite()).sum())
+        if bad:
+            raise ValueError(
+                f"latent: {bad} of {self.latents.numel()} values are not finite numbers, and a held part would carry "
+                "them into the new one; make the latent again"
+            )
         count, frames = self.count, self.frames
         shape = list(self.mask.shape)
         if len(shape) != 3 or shape[0] not in (1, count) or shape[1:] != [1, frames]:

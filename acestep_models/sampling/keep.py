@@ -10,7 +10,7 @@ from torch import Tensor
 from .noise import noised
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Injection:
     """Puts the kept part back, as noisy as the step has left everything else: a `post_step` of the loop.
 
@@ -30,8 +30,9 @@ class Injection:
         """x [B, 64, T] after step `index`, which led to time `t_next`."""
         if index >= self.steps:
             return x
-        kept = noised(self.noise.to(x), self.clean.to(x), t_next)
-        return torch.where(self.mask.to(x.device), x, kept)
+        # To the device of the run once: `to` gives back what lies there already.
+        self.mask, self.clean, self.noise = self.mask.to(x.device), self.clean.to(x), self.noise.to(x)
+        return torch.where(self.mask, x, noised(self.noise, self.clean, t_next))
 
 
 def injected_steps(share: float, steps: int, distilled: bool) -> int:

@@ -5,7 +5,7 @@ Overlap and discard, no blending: what is kept of a tile depends on nothing outs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,10 +56,13 @@ def decode_tiled(
     dtype: torch.dtype,
     tile: int = TILE,
     overlap: int | None = None,
+    wanted: Sequence[tuple[int, int]] | None = None,
 ) -> Tensor:
     """latents [B, 64, T] -> waveform [B, 2, 1920 · T] in fp32 on the CPU, item by item, tile by tile.
 
-    `overlap` None is the smallest exact one (`decode_overlap`). `tile` and `overlap` are latent frames.
+    `overlap` None is the smallest exact one (`decode_overlap`). `tile` and `overlap` are latent frames. With `wanted`,
+    [start, end) in latent frames, tiles that give none of these are left out and silent; all others are bit for bit
+    what they are without it.
 
     Raises:
         ACEStepError: the result is not finite.
@@ -67,12 +70,19 @@ def decode_tiled(
     """
     overlap = decode_overlap(vae.config) if overlap is None else overlap
     hop = vae.config.hop
-    wave = torch.empty(len(latents), vae.config.audio_channels, latents.shape[-1] * hop)
-    for item, part in _parts(wave, tiles(latents.shape[-1], tile, overlap), runtime):
+    wave = torch.zeros(len(latents), vae.config.audio_channels, latents.shape[-1] * hop)
+    for item, part in _parts(wave, _giving(tiles(latents.shape[-1], tile, overlap), wanted), runtime):
         window = latents[item : item + 1, :, part.start : part.end].to(device, dtype)
         sound = vae.decode(window)[0, :, (part.keep - part.start) * hop : (part.keep_end - part.start) * hop]
         wave[item, :, part.keep * hop : part.keep_end * hop] = sound  # copies to the CPU, in fp32
     return check_finite("VAE decode", wave)
+
+
+def _giving(parts: list[Tile], wanted: Sequence[tuple[int, int]] | None) -> list[Tile]:
+    """The tiles of which something wanted is taken."""
+    if wanted is None:
+        return parts
+    return [part for part in parts if any(part.keep < end and start < part.keep_end for start, end in wanted)]
 
 
 def encode_tiled(

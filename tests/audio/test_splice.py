@@ -7,8 +7,9 @@ import random
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from acestep_models.audio.splice import Splice, blended, ramps
+from acestep_models.audio.splice import Splice, blended, ramps, reaches
 
 HOP = 1920
 
@@ -134,6 +135,70 @@ def test_a_seam_between_two_tones_has_no_step_larger_than_their_slopes(phase):
     assert float(made.diff(dim=-1).abs().max()) <= 1.2 * limit
     cut = Splice(kept.expand(1, 2, -1), ((10_000, 30_000),), 0, 24, "song").apply(new.expand(1, 2, -1))
     assert phase == 0.0 or float(cut.diff(dim=-1).abs().max()) > 5 * limit  # the test can tell
+
+
+def test_apply_is_the_plain_formula_over_the_whole_song_bit_for_bit():
+    draw = random.Random(9)
+    for seed in range(100):
+        frames, samples, spans, fade = random_case(draw)
+        draw.shuffle(spans)
+        splice = a_splice(spans, samples, fade, frames, seed)
+        decoded = torch.randn(2, 2, frames * HOP, generator=torch.Generator().manual_seed(-seed - 1))
+        before, count = splice.waveform.clone(), min(samples, frames * HOP)
+        mask = ramps(splice.spans, count, fade)
+        mixed = blended(decoded[..., :count], splice.waveform[..., :count].expand(2, -1, -1), mask)
+        wanted = torch.cat([mixed, splice.waveform[..., count:].expand(2, -1, -1)], dim=-1)
+        assert torch.equal(splice.apply(decoded).view(torch.int32), wanted.view(torch.int32)), seed
+        assert torch.equal(splice.waveform.view(torch.int32), before.view(torch.int32))
+        heard = torch.zeros(frames).bool()
+        for start, end in splice.heard_frames:
+            heard[start:end] = True
+        used = (mask > 0).nonzero()[:, 0] // HOP
+        assert torch.equal(heard.nonzero()[:, 0], used.unique()), seed
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the elements of every tensor that is made (and is no view of another)."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        result = call(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not result._is_view() and not any(result is one for one in args):
+            self.made.append(result.numel())
+        return result
+
+
+def test_a_short_span_of_a_long_song_costs_what_it_is_long():
+    """Two songs of 60 s, 0.6 s new: the result is made once, and everything else is no longer than the span."""
+    samples, fade = 1500 * HOP, 480
+    spans = ((700 * HOP, 710 * HOP), (711 * HOP, 715 * HOP))
+    splice = Splice(torch.zeros(1, 2, samples), spans, fade, 1500, "song")
+    decoded = torch.ones(2, 2, samples)
+    with Sizes() as sizes:
+        splice.apply(decoded)
+    whole, longest = 2 * 2 * samples, 2 * 2 * (10 * HOP + 2 * fade)
+    assert max(sizes.made) == whole and [made for made in sizes.made if made > longest] == [whole]
+
+
+@pytest.mark.parametrize(
+    ("spans", "fade", "expected"),
+    [
+        (((10, 20),), 3, ((7, 23),)),
+        (((2, 5), (95, 99)), 3, ((0, 8), (92, 100))),
+        (((30, 40), (10, 24)), 3, ((7, 43),)),  # they touch
+        (((30, 40), (10, 23)), 3, ((7, 26), (27, 43))),
+        (((10, 50), (20, 30)), 0, ((10, 50),)),
+    ],
+)
+def test_reaches_are_where_the_ramps_are(spans, fade, expected):
+    assert reaches(spans, 100, fade) == expected
+    inside = torch.zeros(100).bool()
+    for start, end in expected:
+        inside[start:end] = True
+    assert torch.equal(ramps(spans, 100, fade) > 0, inside)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3 * HOP), (1, 2, 5 * HOP), (1, 1, 4 * HOP), (2, 4 * HOP)])

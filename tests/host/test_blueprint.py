@@ -10,6 +10,7 @@ import prompts as p
 import pytest
 import torch
 from safetensors.torch import load_file
+from sounds import SOUND as FILE
 
 EDIT, LOAD_PLAN, SAVE_PLAN, VALUES, SHOW, SOUND, SOURCE = "40", "41", "42", "43", "44", "45", "46"
 KEEP = dict.fromkeys(
@@ -85,6 +86,25 @@ def test_a_changed_file_is_read_again(host):
         assert run.ok, run.message
         assert json.loads(saved_path(host, run).read_text())["bpm"] == bpm
     assert host.run(prompt).cached >= {LOAD_PLAN, SAVE_PLAN}
+
+
+def test_a_tempo_is_wired_into_both_kinds_of_number(host):
+    """Blueprint has a whole number, CutSong a decimal one; at 90 in 4/4 two bars are 5.33 s."""
+    values = p.node("ACEStepBlueprintValues", blueprint=[LOAD_PLAN, 0], song=1)
+    cut = {"spans": "1-2", "unit": "bars", "mode": "keep", "crossfade": 0.0, "curve": "linear"}
+    cut |= {"bpm": [VALUES, 2], "time_signature": "4/4", "audio": [SOUND, 0]}
+    prompt = {
+        LOAD_PLAN: load(json.dumps(WORDS)),
+        VALUES: values,
+        p.PLAN: p.node("ACEStepBlueprint", **{**p.SHORT, "bpm": [VALUES, 2]}),
+        SOUND: p.node("LoadAudio", audio=FILE),
+        EDIT: p.node("ACEStepCutSong", **cut),
+        SHOW: p.node("PreviewAudio", audio=[EDIT, 0]),
+    }
+    run = host.run({**prompt, SAVE_PLAN: save(p.PLAN)})
+    assert run.ok, run.message
+    assert json.loads(saved_path(host, run).read_text())["bpm"] == 90
+    assert run.text(EDIT).startswith("kept: 0.00 to 5.33 s of")
 
 
 def test_values_are_wired_into_other_nodes(host):

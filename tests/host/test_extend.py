@@ -138,6 +138,7 @@ def test_the_planner_and_the_decoder_go_on_from_the_codes_of_the_source(host, ti
     assert wave.shape[-1] == before.shape[-1] + 595_200  # 12.4 s
     assert torch.equal(wave[..., : before.shape[-1] - FADE], before[..., :-FADE])
     assert "follows 62 codes beside 10 of the source" in run.text(EXTEND.format(0))
+    assert "codes: written after 50 of a source, 10 are heard here" in run.text(EXTEND.format(0))
 
 
 def saved(**nodes):
@@ -148,13 +149,14 @@ def saved(**nodes):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"seconds": 595.0}, ("spans", "600 s is the most")),
+        ({"seconds": 595.0}, ("seconds: 595 s of new music", "600 s is the most", "at most 589.8 s")),
         ({"seconds": 0.0}, ("seconds", "0.2 to 600", "got 0")),
         ({"where": "middle"}, ("where", "middle")),
-        ({"context": 1.0}, ("context", "2.0")),
+        ({"context": 1.0}, ("context: expected 2 to 600 s",)),
+        ({"crossfade": 3.0}, ("crossfade: expected 0 to 2 s",)),
         ({"source": [p.PLAN, 0]}, ("source", "ACESTEP_SOURCE")),
     ],
-    ids=["too long", "nothing new", "nowhere", "little context", "no source"],
+    ids=["too long", "nothing new", "nowhere", "little context", "long crossfade", "no source"],
 )
 def test_bad_input(host, values, words):
     check_refused(host, saved(**loaded(), **{EXTEND.format(0): extend(**values)}), *words)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from sounds import SOUND
 
-SONG, MASK, SOUND_NODE, HEARD, OLD = "50", "51", "40", "41", "42"
+SONG, MASK, SOUND_NODE, HEARD, OLD, KEPT = "50", "51", "40", "41", "42", "43"
 FRAMES, SPANS = 250, "2-4, 7-8.2"
 OPEN = torch.zeros(FRAMES, dtype=torch.bool)
 OPEN[50:100] = OPEN[175:205] = True
@@ -128,7 +128,7 @@ def morph(sampling=None, **values):
     """A prompt that turns a sound of 10.08 s."""
     wires = {"model": [p.LOAD, 0], "conditioner": [p.LOAD, 1], "source": [HEARD, 0]}
     papers = {"source_blueprint": [OLD, 0], "blueprint": [p.PLAN, 0]}
-    knobs = {"seed": 5, "structure": "text", "start": 0.0, "end": 1.0, "averaging": 1}
+    knobs = {"seed": 5, "structure": "text", "window_start": 0.0, "window_end": 1.0, "averaging": 1}
     options = {"sampling": [p.OPTIONS, 0]} if sampling else {}
     return {
         p.LOAD: p.load(precision="fp32"),
@@ -144,10 +144,10 @@ def morph(sampling=None, **values):
 def test_a_morph_turns_a_song_and_says_how_far(host, relative_error):
     made = {}
     for structure in ("text", "codes", "faithful"):
-        made[structure], run = sampled(host, morph(structure=structure, start=0.25, end=0.75))
+        made[structure], run = sampled(host, morph(structure=structure, window_start=0.25, window_end=0.75))
         said = run.text(p.SAMPLE)
         assert "source: 10.1 s, 252 latent frames" in said
-        assert f"structure: {structure}, start 0.25, end 0.75" in said
+        assert f"structure: {structure}, window 0.25 to 0.75" in said
         assert "turned in 4 of 8 steps, from t 0.900; the last 2 steps only by the new text" in said
         assert made[structure].shape == (1, 64, 252) and made[structure].isfinite().all()
     assert relative_error(made["codes"], made["text"]) > 1e-3
@@ -155,12 +155,18 @@ def test_a_morph_turns_a_song_and_says_how_far(host, relative_error):
 
 
 def test_a_text_morphed_to_itself_is_the_source(host):
-    """Neither seed nor steps leave a trace, whatever there is to see in between."""
+    """Its own latents: neither seed nor steps leave a trace, whatever there is to see in between."""
+    models = {key: morph()[key] for key in (p.LOAD, SOUND_NODE, HEARD)}
+    run = host.run({**models, KEPT: p.node("KeepSource", source=[HEARD, 0], name="morphed")})
+    assert run.ok, run.message
+    source = load_file(run.outputs[KEPT]["text"][0])["latents"]
     plain, _ = sampled(host, morph(blueprint=[OLD, 0]))
     other, _ = sampled(host, morph({"steps": 3}, blueprint=[OLD, 0], seed=9, averaging=2))
     turned, _ = sampled(host, morph())
-    assert float((plain - other).abs().max()) < 1e-4
-    assert float((plain - turned).abs().max()) > 1e-2
+    assert plain.shape == source.shape == (1, 64, 252)
+    assert float((plain - source).abs().max()) < 1e-4
+    assert float((other - source).abs().max()) < 1e-4
+    assert float((turned - source).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -168,8 +174,8 @@ def test_a_text_morphed_to_itself_is_the_source(host):
     [
         (lambda: morph({"solver": "heun"}), ("Euler", "heun")),
         (lambda: morph({"dcw": "low"}), ("dcw", "low")),
-        (lambda: morph(start=0.6, end=0.4), ("start, end", "0.6 and 0.4")),
-        (lambda: morph(start=0.5, end=0.55), ("start, end", "none lies between")),
+        (lambda: morph(window_start=0.6, window_end=0.4), ("window_start, window_end", "0.6 and 0.4")),
+        (lambda: morph(window_start=0.5, window_end=0.55), ("window_start, window_end", "none lies between")),
         (lambda: morph(averaging=20), ("averaging", "got 20")),
     ],
     ids=["heun", "dcw", "end before start", "no step", "averaging"],

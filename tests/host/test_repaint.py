@@ -14,7 +14,8 @@ KNOBS = {"injection": -1.0, "latent_crossfade": -1, "crossfade": -1.0}
 
 def repainted(**values):
     """Repaint of 4 to 7 s as it comes."""
-    auto = {"source": [WHOLE, 0], "spans": "4-7", "unit": "seconds", "mode": "balanced", "strength": 0.5}
+    auto = {"source": [WHOLE, 0], "spans": "4-7", "unit": "seconds", "bpm": -1.0, "time_signature": "auto"}
+    auto |= {"mode": "balanced", "strength": 0.5}
     return task("ACEStepRepaint", **{**auto, **KNOBS, **values})
 
 
@@ -80,6 +81,14 @@ def test_spans_before_in_and_behind_a_song_in_bars(host):
     assert "new: 0 to 2 s, 6 to 8 s, 12 to 16 s of 16 s" in said[0] and "the source begins at 2 s" in said[0]
 
 
+def test_bars_of_the_widgets_go_before_those_of_the_blueprint(host):
+    """A bar of 4/4 at 240 is 1 s; the blueprint would say 2 s."""
+    prompt = loaded()
+    prompt[p.PLAN]["inputs"].update(bpm=120, time_signature="4/4")
+    _, said = sampled(host, repainted(spans="2-3", unit="bars", bpm=240.0), prompt)
+    assert "new: 1 to 3 s of 10.1 s" in said
+
+
 def test_a_repaint_after_a_repaint(host):
     """The second one takes latents and sound of the first: what both keep is the source, to the end of the song."""
     prompt = {
@@ -113,6 +122,11 @@ def test_a_latent_is_a_source_without_its_sound(host):
     assert "sound: decoded from the latent" in run.text(AGAIN)
 
 
+def stepped(run):
+    """Nodes of which a step was seen."""
+    return {event["node"] for event in run.of("progress")}
+
+
 BAD = {
     "end before start": (lambda: repainted(spans="7-4"), ("ends at or before its start",)),
     "no span": (lambda: repainted(spans=" , "), ("spans: expected at least one",)),
@@ -120,6 +134,7 @@ BAD = {
     "the whole song": (lambda: repainted(spans="0-11"), ("covers the whole song of 10.1 s", "DiTSample")),
     "longer than the song": (lambda: repainted(spans="-1 to 20"), ("covers the whole song",)),
     "a hole": (lambda: repainted(spans="12-15"), ("12 to 15 s lies outside",)),
+    "all of it in crossfades": (lambda: repainted(spans="0.3-9.9", crossfade=1.0), ("crossfade", "leaves 0.5 s")),
     "too long": (lambda: repainted(spans="5-601"), ("601 s long", "600 s is the most")),
     "bars without a tempo": (lambda: repainted(spans="2-3", unit="bars"), ("bpm", "auto")),
     "injection": (lambda: repainted(injection=-0.5), ("injection: expected 0 to 1", "-0.5")),
@@ -134,7 +149,14 @@ def test_bad_spans_are_refused_before_anything_is_sampled(host, case):
     nodes = {**loaded(), p.SAMPLE: repainted(), SECOND: make()}
     save = p.node("SaveLatent", samples=[SECOND, 0], filename_prefix="never")
     run = refused(host, {**nodes, p.SAVE: save}, *words)
-    assert SECOND not in {event["node"] for event in run.of("executed")}
+    assert SECOND not in stepped(run)
+
+
+def test_a_good_repaint_is_seen_stepping(host):
+    """What the test above looks for is there when something is sampled."""
+    save = p.node("SaveLatent", samples=[SECOND, 0], filename_prefix="latents/stepping")
+    run = host.run({**loaded(), SECOND: repainted(seed=77), p.SAVE: save})
+    assert run.ok and SECOND in stepped(run), run.message
 
 
 def test_sound_of_another_length_is_no_sound_of_the_latent(host):
@@ -147,3 +169,13 @@ def test_a_splice_of_another_song_is_refused(host):
     nodes = {**loaded(), p.SAMPLE: repainted(), OTHER: repainted(spans="1-2"), p.DECODE: decoded(splice=[OTHER, 1])}
     keep = p.node("KeepSounds", audio=[p.DECODE, 0], name="never")
     assert not refused(host, {**nodes, KEEP: keep}, "splice", "another song").ok
+
+
+def test_the_splice_of_a_song_is_refused_once_its_parts_are_rearranged(host):
+    """The cut latent is as long as the whole one."""
+    bars = {"unit": "seconds", "bpm": -1.0, "time_signature": "auto", "crossfade": 0.0, "curve": "linear"}
+    cut = p.node("ACEStepCutSong", spans="5.04-10.08,0-5.04", mode="keep", latent=[p.SAMPLE, 0], **bars)
+    nodes = {**loaded(), p.SAMPLE: repainted(), OTHER: cut}
+    nodes[p.DECODE] = decoded(latent=[OTHER, 1])
+    keep = p.node("KeepSounds", audio=[p.DECODE, 0], name="never")
+    assert not refused(host, {**nodes, KEEP: keep}, "splice", "belongs to another song").ok

@@ -37,12 +37,21 @@ def test_a_splice_that_leaves_nothing_says_so(pack, loaded, splice, latent):
     assert "kept bit for bit: nothing" in pack("decode").DecodeAudio.execute(loaded.vae, latent, wide).ui["text"][0]
 
 
-def test_the_splice_of_another_song_is_refused(pack, core, loaded, splice, latent):
+def test_the_splice_of_another_song_is_refused(pack, core, loaded, splice, latent, caplog):
     decode, meta = pack("decode").DecodeAudio.execute, core("pipelines.generate").SongMeta
     facts = {"blueprints": (), "seeds": (), "frames": FRAMES, "schedule": None, "task": "repaint"}
-    decode(loaded.vae, {**latent, "acestep": meta(**facts, song="one")}, splice)
+    unsure = "the latent does not say which song it is: the splice was checked by its length alone"
+    said = decode(loaded.vae, {**latent, "acestep": meta(**facts, song="one")}, splice).ui["text"][0]
+    assert unsure not in said and unsure in decode(loaded.vae, latent, splice).ui["text"][0]
+    assert unsure not in decode(loaded.vae, latent).ui["text"][0]
     with pytest.raises(ValueError, match="splice: belongs to another song"):
         decode(loaded.vae, {**latent, "acestep": meta(**facts, song="two")}, splice)
+    cut = {**latent, "acestep": meta(**{**facts, "frames": 40}, song="two")}  # by a node that knows no histories
+    made = decode(loaded.vae, cut, splice).result[0]["waveform"]
+    assert torch.equal(made[..., :9_600], splice.waveform[..., :9_600].expand(2, -1, -1))
+    assert [record.getMessage()[:62] for record in caplog.records] == [
+        "ACE-Step 1.5: the latent has 30 frames, its history is of 40 a"
+    ]
     with pytest.raises(ValueError, match="splice: belongs to a song of 31 latent frames, the latent has 30"):
         decode(loaded.vae, latent, replace(splice, frames=FRAMES + 1))
     with pytest.raises(TypeError, match="splice: expected the splice output of Repaint or Extend, got str"):

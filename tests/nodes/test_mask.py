@@ -49,6 +49,17 @@ def test_everything_else_of_a_latent_stays(pack):
 def test_a_mask_says_where_it_is_open(pack):
     said = pack("mask").SpanMask.execute(latent(), "4-6\n1-2; 5-end", "seconds", 0.2, *AUTO).ui["text"][0]
     assert said == "made anew: 1 to 2 s, 4 to 10 s\nfeather: 0.2 s"
+    said = pack("mask").SpanMask.execute(latent(), "2-2.01", "seconds", 0.0, *AUTO).ui["text"][0]
+    assert said == "made anew: 2 to 2.04 s"
+
+
+def test_a_report_lists_eight_parts_and_counts_the_others(pack):
+    many = ", ".join(f"{k}-{k}.5" for k in range(200))
+    said = pack("mask").SpanMask.execute(latent(5_000), many, "seconds", 0.0, *AUTO).ui["text"][0]
+    assert said.endswith("7 to 7.48 s and 192 more") and said.count(" to ") == 8
+    listed = pack("measure").listed
+    assert listed([(0, 1)] * 8, "{:.2f} to {:.2f} s").count("0.00 to 1.00 s") == 8
+    assert listed([(0, 1)] * 8).endswith("s") and listed([]) == ""
 
 
 @pytest.mark.parametrize(
@@ -67,13 +78,15 @@ def test_bars_are_the_widgets_or_else_the_papers(mask, song, bar, paper, expecte
     assert mask(latent(), "2", "bars", bar=bar, blueprint=papers) == [expected]
 
 
-def test_bars_may_be_those_of_the_song_as_it_was_made(mask, song, core):
+def test_bars_may_be_those_of_the_song_as_it_was_made(mask, song, core, caplog):
     schedule = core("sampling.schedule").Schedule((1.0, 0.0), None)
     meta = core("pipelines.generate").SongMeta((song(120, "4/4"),), (0,), 250, schedule)
     assert mask(latent(acestep=meta), "2", "bars") == [(50, 100)]
     assert mask(latent(acestep=meta), "2", "bars", blueprint=(song(60, "4/4"),)) == [(100, 200)]
+    assert not caplog.records
     with pytest.raises(ValueError, match="tempo"):
         mask(latent(frames=300, acestep=meta), "2", "bars")
+    assert "the latent has 300 frames, its history is of 250 and is left out" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def turn(pack, core, loaded):
 
 
 @pytest.mark.parametrize("variant", ["turbo", "base"])
-@pytest.mark.parametrize("settings", [{}, {"start": 0.25, "end": 0.75, "averaging": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"window_start": 0.25, "window_end": 0.75, "averaging": 2}], ids=str)
 def test_the_host_makes_what_the_core_makes(pack, core, turn, relative_error, variant, settings):
     """Guided by APG on base; the source leaves the batch after the window."""
     generate = core("pipelines.generate")
@@ -47,8 +47,11 @@ def test_the_host_makes_what_the_core_makes(pack, core, turn, relative_error, va
     ("values", "complaint"),
     [
         ({}, None),
-        ({"structure": "codes", "start": 0.2, "end": None, "averaging": 2}, None),
-        ({"start": 0.6, "end": 0.4}, "start, end: expected 0 <= start < end <= 1, got 0.6 and 0.4"),
+        ({"structure": "codes", "window_start": 0.2, "window_end": None, "averaging": 2}, None),
+        (
+            {"window_start": 0.6, "window_end": 0.4},
+            "window_start, window_end: expected 0 <= start < end <= 1, got 0.6 and 0.4",
+        ),
         ({"structure": "tune"}, "structure: expected one of text, codes, faithful; got 'tune'"),
         ({"averaging": 9}, "averaging: expected 1 to 8, got 9"),
     ],

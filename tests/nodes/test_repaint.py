@@ -18,7 +18,7 @@ from acestep_models.pipelines.listen import Source
         ("aggressive", 0.5, (-1.0, -1, -1.0), (0.0, 0, 0.01)),
         ("aggressive", 0.5, (0.0, 0, 0.0), (0.0, 0, 0.0)),  # 0 is a value of its own, not auto
         ("conservative", 0.5, (0.25, -1, 1.5), (0.25, 25, 1.5)),
-        ("balanced", 1.0, (-1.0, 250, -1.0), (0.0, 250, 0.0)),
+        ("balanced", 1.0, (-1.0, 250, -1.0), (0.0, 250, 0.01)),
     ],
 )
 def test_knobs_go_before_the_mode(pack, mode, strength, knobs, values):
@@ -56,6 +56,24 @@ def test_wrong_knobs_are_refused(pack, mode, knobs, message):
 def test_spans_are_read_before_anything_runs(pack, spans, unit, answer):
     found = pack("repaint").Repaint.validate_inputs(spans=spans, unit=unit)
     assert found is True if answer is True else answer in found
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({}, None),
+        ({"mode": "aggressive", "strength": None, "injection": None, "crossfade": 10.0}, None),
+        ({"strength": 1.5}, "strength: expected 0 to 1, got 1.5"),
+        ({"mode": "bold"}, "mode: expected one of balanced, conservative, aggressive; got 'bold'"),
+        ({"injection": 1.1}, "injection: expected 0 to 1, got 1.1"),
+        ({"latent_crossfade": 251}, "latent_crossfade: expected 0 to 250, got 251"),
+        ({"crossfade": -0.5}, "crossfade: expected 0 to 10, got -0.5"),
+        ({"spans": "7-4", "unit": "seconds", "mode": "bold"}, "spans: '7-4' ends at or before its start"),
+    ],
+)
+def test_values_are_checked_before_anything_runs(pack, values, complaint):
+    found = pack("repaint").Repaint.validate_inputs(**values)
+    assert found is True if complaint is None else found.startswith(complaint)
 
 
 def test_it_says_where_the_new_is_and_what_was_rounded(pack):

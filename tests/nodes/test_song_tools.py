@@ -37,6 +37,42 @@ def test_bars_are_those_of_the_widgets_else_of_the_blueprint(tools, core):
     assert cut.result[1]["samples"][0, 0, 0] == round(4 * 4 * 60 / 180 * 25)
 
 
+def test_bars_may_be_those_of_what_the_latent_was_made_of(tools, core):
+    """As in SpanMask: where no blueprint is connected, and only while the latent is as long as it was."""
+    schedule = core("sampling.schedule").Schedule((1.0, 0.0), None)
+    paper = core("blueprint").Blueprint(bpm=120, time_signature="4")  # a bar is 2 s
+    meta = core("pipelines.generate").SongMeta((paper,), (0,), 250, schedule)
+    cut = tools.CutSong.execute(spans="2", **{**CUT, "unit": "bars"}, latent=rows(acestep=meta))
+    assert cut.result[1]["samples"][0, 0].tolist() == list(range(50, 100))
+    looped = tools.LoopSong.execute(span="2", times=2, **{**LOOP, "unit": "bars"}, latent=rows(acestep=meta))
+    assert looped.result[1]["samples"][0, 0].tolist() == [*range(50, 100)] * 2
+    slower = (core("blueprint").Blueprint(bpm=60, time_signature="4"),)
+    cut = tools.CutSong.execute(spans="2", **{**CUT, "unit": "bars"}, latent=rows(acestep=meta), blueprint=slower)
+    assert cut.result[1]["samples"][0, 0].tolist() == list(range(100, 200))
+    for node, text in ((tools.CutSong, {**CUT, "spans": "2"}), (tools.LoopSong, {**LOOP, "span": "2", "times": 2})):
+        with pytest.raises(ValueError, match="bpm: bars need the song's tempo"):
+            node.execute(**{**text, "unit": "bars"}, latent=rows(200, acestep=meta))
+
+
+@pytest.mark.parametrize(
+    ("values", "frames", "seconds", "told"),
+    [
+        ({"spans": "5-end"}, 250, 10.03, True),
+        ({"spans": "5-end"}, 251, 10.03, True),  # the last frame is only begun
+        ({"spans": "1-2"}, 250, 10.03, False),
+        ({"spans": "1-2", "mode": "remove"}, 250, 10.03, True),
+        ({"spans": "5-end", "mode": "remove"}, 250, 10.03, False),
+        ({"spans": "5-end"}, 250, 10.0, False),
+        ({"spans": "5-end"}, None, 10.03, False),
+    ],
+)
+def test_a_pair_that_loses_its_tail_says_so(tools, values, frames, seconds, told):
+    latent = {} if frames is None else {"latent": rows(frames)}
+    made = tools.CutSong.execute(**{**CUT, **values}, audio=sound(seconds), **latent)
+    line = "left out: the last 0.03 s of the sound, which fill no frame of 0.04 s"
+    assert (line in made.ui["text"][0].split("\n")) == told
+
+
 @pytest.mark.parametrize(
     ("bpm", "blueprints", "words"),
     [
@@ -62,6 +98,58 @@ def test_sound_keeps_rate_and_channels_and_latents_lose_mask_and_history(tools):
     assert audio["sample_rate"] == 44_100 and audio["waveform"].shape == (1, 1, 3 * 44_100)
     assert set(latent) == {"samples", "type"} and latent["samples"].shape == (1, 64, 75)
     assert made.ui["text"] == ("3 times 1.00 to 2.00 s\nresult: 3 s\nin step on the grid of 0.04 s",)
+
+
+def history(core, frames, songs=1, song="a canvas", **facts):
+    """What Repaint says of its latents."""
+    papers = tuple(core("blueprint").Blueprint(**facts) for _ in range(songs))
+    schedule = core("sampling.schedule").Schedule((1.0, 0.0), None)
+    return core("pipelines.generate").SongMeta(papers, tuple(range(songs)), frames, schedule, "repaint", song=song)
+
+
+def test_latents_keep_their_history_under_another_name(tools, core):
+    """So that tempo stays known, and no splice of the whole song fits, not even where the length is the same."""
+    given, names = rows(acestep=history(core, 250, bpm=120, time_signature="4")), set()
+    for made in (
+        tools.CutSong.execute(spans="5-10, 0-5", **CUT, latent=given),
+        tools.CutSong.execute(spans="0-5", **CUT, latent=given),
+        tools.LoopSong.execute(span="0-5", times=2, **LOOP, latent=given),
+        tools.JoinSongs.execute(0.5, **JOIN, latent_1=given, latent_2=given),
+    ):
+        latent = made.result[1]
+        meta = latent["acestep"]
+        assert meta.frames == latent["samples"].shape[-1] and len(meta.song) == 16
+        assert meta.blueprints == given["acestep"].blueprints and meta.seeds == (0,)
+        names.add(meta.song)
+    assert len(names) == 4
+    again = tools.CutSong.execute(spans="2", **{**CUT, "unit": "bars"}, latent=latent)
+    assert again.result[1]["samples"].shape[-1] == 50  # a bar of 2 s
+
+
+def test_a_join_tells_the_tempo_that_both_have(tools, core):
+    def joined(one, two):
+        return tools.JoinSongs.execute(0.0, **JOIN, latent_1=one, latent_2=two).result[1].get("acestep")
+
+    slow = rows(acestep=history(core, 250, bpm=90, time_signature="3"))
+    fast = rows(acestep=history(core, 250, bpm=120, time_signature="3"))
+    stale = rows(acestep=history(core, 99, bpm=120, time_signature="3"))
+    assert [song.bpm for song in joined(slow, slow).blueprints] == [90]
+    assert [(song.bpm, song.time_signature) for song in joined(slow, fast).blueprints] == [(None, None)]
+    assert joined(rows(), stale) is None and joined(rows(), fast).blueprints[0].bpm == 120
+    three = {**rows(acestep=history(core, 250, 3, bpm=90)), "samples": torch.zeros(3, 64, 250)}
+    assert joined(rows(acestep=history(core, 250, bpm=90)), three).seeds == (0, 1, 2)
+    plain = {"samples": torch.zeros(3, 64, 250)}
+    assert [song.bpm for song in joined(slow, plain).blueprints] == [90, 90, 90]
+
+
+def test_an_overlap_is_told_as_long_as_it_was_made(tools):
+    made = tools.JoinSongs.execute(0.5, **JOIN, latent_1=rows(), latent_2=rows())
+    assert made.ui["text"][0].startswith("10 s and 10 s, overlapping for 0.52 s")
+    assert made.result[1]["samples"].shape[-1] == 500 - 13
+    with pytest.raises(ValueError, match="^crossfade: 11 s is longer than one of the songs, which have 10 and 10 s"):
+        tools.JoinSongs.execute(11.0, **JOIN, latent_1=rows(), latent_2=rows())
+    with pytest.raises(ValueError, match="^bpm: .*set bpm, or unit to seconds$"):
+        tools.JoinSongs.execute(1.0, **{**JOIN, "unit": "bars"}, latent_1=rows(), latent_2=rows())
 
 
 def test_an_output_that_was_not_made_says_so(tools):

@@ -125,6 +125,7 @@ def test_a_frame_that_holds_the_last_samples_is_never_lost(extra_frame, span):
         ([(2.02, 3.0)], ((50, 75),), ((96_700, 144_000),)),  # a gap of 5 ms behind the source is closed
         ([(96_700 / RATE, 3.0)], ((50, 75),), ((96_700, 144_000),)),
         ([(-1.0, 0.0)], ((0, 25),), ((0, 48_000),)),
+        ([(-5.0, -1e-5)], ((0, 125),), ((0, 240_000),)),  # a hair before the source: no hole between them
         ([(-0.01, 0.5)], ((0, 13),), ((0, 25_920),)),  # an intro has at least a frame
         ([(0.0, 0.5)], ((0, 12),), ((0, 24_000),)),
     ],
@@ -207,3 +208,21 @@ def test_the_blend_is_the_formula(rng, frames):
     assert bool(kept.any()) == (frames < 10)
     assert torch.equal(found[..., new], x[..., new])
     assert not kept[0] or torch.signbit(found[:, 0, 0]).all()
+
+
+def test_nothing_is_copied_where_nothing_is_padded():
+    source = sound(96_700)
+    inside = lay_out(source, (Span(0.5, 1.0),)).source
+    assert inside.waveform is source.waveform and inside.latents is source.latents
+    grown = lay_out(source, (Span(1.0, 3.0),)).source
+    assert torch.equal(grown.waveform[..., :96_700], source.waveform) and not grown.waveform[..., 96_700:].any()
+
+
+def test_crossfades_that_leave_nothing_of_the_source_are_refused():
+    """0.2 s between the spans, and 0.3 s behind them with a tail of less than a frame."""
+    canvas = lay_out(sound(96_000 + 700), (Span(0.0, 0.5), Span(0.7, 1.7)))
+    assert canvas.splice(0.29).kept
+    with pytest.raises(
+        ValueError, match=r"^crossfade: what is new leaves 0.51\d* s of the source, and 0.31 s of crossfade"
+    ):
+        canvas.splice(0.31)

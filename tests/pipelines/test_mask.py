@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from acestep_models.pipelines.mask import opened as opened_spans
 from acestep_models.pipelines.mask import span_mask
 from acestep_models.spans import Meter, Span, parse_spans
 
@@ -86,3 +87,18 @@ def test_a_feather_rises_and_falls_outside():
 def test_what_no_mask_can_say_is_refused(spans, feather, message):
     with pytest.raises(ValueError, match=message):
         span_mask(spans, FRAMES, feather)
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("2-2.01", [(2.0, 2.04)]),
+        ("1.039-1.081", [(1.0, 1.08)]),
+        ("4-6, 1-2, 6.03-7", [(1.0, 2.0), (4.0, 7.0)]),  # the gap is less than a frame
+    ],
+)
+def test_what_a_mask_opens_is_told_in_frames(text, places):
+    spans = parse_spans(text, "seconds", length=10.0)
+    assert [(span.start, span.end) for span in opened_spans(spans, FRAMES)] == places
+    runs = [(round(start * 25), round(end * 25) - 1) for start, end in places]
+    assert opened(span_mask(spans, FRAMES)) == runs

@@ -70,7 +70,7 @@ def by_hand(models, structure, times, window, averaging=1, scale=None, timbre=No
     [(0.0, 1.0, (0, 8), 1), (0.3, 1.0, (2, 8), 2), (0.0, 0.6, (0, 4), 1), (0.26, 0.74, (2, 5), 3)],
 )
 def test_a_morph_equals_a_loop_written_by_hand(tiny_models, relative_error, structure, start, end, window, averaging):
-    song = morphed(tiny_models, structure=structure, start=start, end=end, averaging=averaging)
+    song = morphed(tiny_models, structure=structure, window_start=start, window_end=end, averaging=averaging)
     times = flow_times(8, 3.0)
     expected = by_hand(tiny_models, structure, times, window, averaging)
     assert relative_error(song.latents, expected) < 1e-5
@@ -85,7 +85,7 @@ def test_guidance_has_a_momentum_for_each_of_the_two(tiny_models, relative_error
     """APG, which remembers; the target's memory goes on after the source has left."""
     models = as_variant(tiny_models, variant)
     options = SamplingOptions(steps=6, scale=5.0, shift=2.0)
-    found = morphed(models, options=options, start=0.2, end=end, averaging=2, timbre=reference()).latents
+    found = morphed(models, options=options, window_start=0.2, window_end=end, averaging=2, timbre=reference()).latents
     times = flow_times(6, 2.0)
     expected = by_hand(models, "text", times, (1, last), 2, 5.0, reference())
     assert relative_error(found, expected) < 1e-5
@@ -112,7 +112,7 @@ def test_behind_its_window_a_morph_follows_the_new_text_alone(tiny_models):
     rows = []
     hook = tiny_models.decoder.handle.module.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     runtime = PlainRuntime()
-    morphed(tiny_models, runtime=runtime, start=0.25, end=0.75, averaging=2)
+    morphed(tiny_models, runtime=runtime, window_start=0.25, window_end=0.75, averaging=2)
     hook.remove()
     assert rows == [2] * 8 + [1] * 2
     assert runtime.last_progress == (6, 6)
@@ -122,15 +122,15 @@ def test_a_song_of_a_batch_is_the_morph_made_alone(tiny_models, relative_error):
     models, options = as_variant(tiny_models, "base"), SamplingOptions(steps=4)
     songs = (NEW, NEW.edit(caption="tone " * 9), NEW.edit(seed=5))
     olds = (OLD, OLD.edit(lyrics="[Verse]\n" + "la " * 20), OLD)
-    together = morphed(models, songs, olds, options, end=0.75)
+    together = morphed(models, songs, olds, options, window_end=0.75)
     assert together.meta.seeds == (11, 12, 5)
     for k, (song, old) in enumerate(zip(songs, olds, strict=True)):
         take = Take((song,), options, 11 + k)
         parts = PlainRuntime(), models.decoder, models.conditioner, take, source(FRAMES), (old,)
-        alone = morph(*parts, MorphSettings(end=0.75)).latents
+        alone = morph(*parts, MorphSettings(window_end=0.75)).latents
         assert relative_error(together.latents[k : k + 1], alone) < 1e-5
-    shared = morphed(models, songs[:2], (OLD,), options, end=0.75).latents
-    assert relative_error(shared, morphed(models, songs[:2], (OLD, OLD), options, end=0.75).latents) < 1e-6
+    shared = morphed(models, songs[:2], (OLD,), options, window_end=0.75).latents
+    assert relative_error(shared, morphed(models, songs[:2], (OLD, OLD), options, window_end=0.75).latents) < 1e-6
 
 
 def test_codes_and_lengths_of_the_papers_are_not_read(tiny_models):
@@ -159,9 +159,12 @@ def test_two_batches_of_unequal_length_are_padded_and_masked(tiny_models):
     ("values", "message"),
     [
         ({"structure": "tune"}, "structure: expected one of text, codes, faithful; got 'tune'"),
-        ({"start": 0.5, "end": 0.5}, "start, end: expected 0 <= start < end <= 1, got 0.5 and 0.5"),
-        ({"start": -0.1}, "start, end: expected"),
-        ({"end": 1.1}, "start, end: expected"),
+        (
+            {"window_start": 0.5, "window_end": 0.5},
+            "window_start, window_end: expected 0 <= start < end <= 1, got 0.5 and 0.5",
+        ),
+        ({"window_start": -0.1}, "window_start, window_end: expected"),
+        ({"window_end": 1.1}, "window_start, window_end: expected"),
         ({"averaging": 0}, "averaging: expected 1 to 8, got 0"),
     ],
 )
@@ -176,7 +179,10 @@ def test_values_out_of_range_are_refused(values, message):
         ({"options": SamplingOptions(solver="heun")}, "solver: a morph takes Euler's steps, got heun; set solver"),
         ({"options": SamplingOptions(solver="sde")}, "solver: a morph takes Euler's steps, got sde"),
         ({"options": SamplingOptions(dcw=DCW("low"))}, "dcw: .*got low; set dcw to off"),
-        ({"start": 0.3, "end": 0.35}, "of 8 steps none lies between 0.3 and 0.35; move them at least 0.12 apart"),
+        (
+            {"window_start": 0.3, "window_end": 0.35},
+            "of 8 steps none lies between 0.3 and 0.35; move them at least 0.12 apart",
+        ),
         ({"old": (OLD, OLD)}, "source_blueprint: expected 1 song, or as many as the blueprint's 1; got 2"),
         ({"old": (Blueprint(),)}, "caption"),
     ],

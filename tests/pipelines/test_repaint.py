@@ -54,9 +54,10 @@ def painted(models, canvas, take=TAKE, settings=None):
         ("conservative", 0.5, (1.0, 25, 0.05)),
         ("balanced", 0.5, (0.5, 12, 0.025)),  # round(12.5): to the even number
         ("balanced", 0.0, (1.0, 25, 0.05)),
-        ("balanced", 0.9, (0.1, 2, 0.005)),  # round(2.5)
+        ("balanced", 0.9, (0.1, 2, 0.01)),  # round(2.5); 0.005 would click
         ("balanced", 0.3, (0.7, 18, 0.035)),  # round(17.5)
-        ("balanced", 1.0, (0.0, 0, 0.0)),
+        ("balanced", 0.8, (0.2, 5, 0.01)),
+        ("balanced", 1.0, (0.0, 0, 0.01)),
     ],
 )
 def test_modes_are_the_table(mode, strength, values):

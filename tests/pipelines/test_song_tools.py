@@ -24,6 +24,15 @@ def frames(count, songs=1):
     return torch.arange(count, dtype=torch.float32).expand(songs, 64, -1)
 
 
+def test_sound_is_cut_where_repaint_cuts_it_and_latents_at_the_nearest_frame():
+    """1.00002 s are 48 000.96 samples; 1.03 s are 25.75 frames."""
+    alone = cut(Recording(clock(10, 48_000)), (Span(1.00002, 4.6),), seam=HARD)
+    assert alone.wave[0, 0, 0] == 48_000 and alone.wave[0, 0, -1] == 220_800 - 1
+    latents = torch.arange(250.0).expand(1, 64, 250)
+    pair = cut(Recording(clock(10, 48_000), 48_000, latents), (Span(1.03, 4.6),), seam=HARD)
+    assert pair.latents[0, 0].tolist() == list(range(26, 115)) and pair.wave[0, 0, 0] == 26 * 1920
+
+
 def test_sound_alone_is_cut_to_the_sample():
     made = cut(Recording(clock(10, 44_100), 44_100), (Span(1.00001, 2.5), Span(0.0, 0.5)), seam=HARD)
     assert made.wave is not None and made.latents is None and made.rate == 44_100
@@ -66,6 +75,17 @@ def test_crossfades_leave_the_length_and_meet_at_the_same_time(curve):
             changed[turn * 50 - 2 : turn * 50 + 3].all() and heard[turn * 96_000 - 4_799 : turn * 96_000 + 4_799].all()
         )
     assert changed.sum() == 20 and heard.sum() <= 4 * 9_600
+
+
+def test_latents_are_joined_linearly_whatever_the_curve():
+    """And the sound along the curve: 5 frames of a crossfade, k of which the second song has k / 6."""
+    one, two = Recording(clock(2, 8_000), 8_000, frames(50)), Recording(clock(2, 8_000) + 9, 8_000, frames(50) + 100)
+    for make in (lambda seam: join_songs(one, two, seam), lambda seam: loop(one, Span(0.4, 1.0), 3, seam)):
+        straight, curved = make(Seam(0.2)), make(Seam(0.2, "equal power"))
+        assert torch.equal(straight.latents, curved.latents) and not torch.equal(straight.wave, curved.wave)
+    joined = join_songs(one, two, Seam(0.2, "equal power")).latents[0, 0, 45:50]
+    wanted = [(45 + k) * (1 - (k + 1) / 6) + (100 + k) * (k + 1) / 6 for k in range(5)]
+    assert joined.tolist() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_joined_pair_stays_a_pair():
@@ -118,6 +138,11 @@ def test_what_cannot_be_is_refused():
         Seam(float("nan"))
 
 
+def test_a_crossfade_is_as_long_as_the_grid_lets_it():
+    assert Seam(0.5).made(Recording(latents=frames(50))) == 0.52  # 12.5 frames
+    assert Seam(0.5).made(Recording(clock(2, 8_000), 8_000)) == 0.5
+
+
 def test_songs_that_do_not_go_together_are_refused():
     sound, rows = Recording(clock(2, 8_000), 8_000), Recording(latents=frames(50))
     with pytest.raises(ValueError, match="audio_2: expected, because audio_1 is connected"):
@@ -126,7 +151,7 @@ def test_songs_that_do_not_go_together_are_refused():
         join_songs(sound, Recording(clock(2, 8_000), 8_000, frames(50)))
     with pytest.raises(ValueError, match="got 2 and 3"):
         join_songs(Recording(latents=frames(50, 2)), Recording(latents=frames(50, 3)))
-    with pytest.raises(ValueError, match="crossfade: 75 places"):
+    with pytest.raises(ValueError, match="crossfade: 3 s is longer than one of the songs, which have 2 and 2 s"):
         join_songs(rows, rows, Seam(3.0))
     with pytest.raises(ValueError, match="together over 3600 s"):
         join_songs(Recording(latents=frames(60_000)), Recording(latents=frames(60_000)))

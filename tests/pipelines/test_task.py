@@ -192,11 +192,12 @@ def test_words_are_not_needed_beside_a_source(tiny_models, name):
         ((0.039, 0.041), (0, 1)),  # a frame is the least
         ((0.5, 1.0), (12, 25)),
         ((0.0, SOURCE.seconds), (0, 53)),
+        ((1.16, 1.2), (29, 30)),  # 1.16 · 48 000 is 55 679.999... in floating point
         ((2.125, SOURCE.seconds), (52, 53)),  # in the rest that is no frame any more
     ],
 )
 def test_a_region_in_frames(tiny_models, region, span):
-    """From int(start · 48 000) // 1920 up to int(end · 48 000) // 1920; the source stays whole."""
+    """From sample start · 48 000 // 1920 up to sample end · 48 000 // 1920; the source stays whole."""
     assert region_frames(SOURCE, *region) == span
     work = Work("lego", SOURCE, ("bass",), (span,), strength=0.5)
     plan = encode(tiny_models, work)
@@ -206,6 +207,13 @@ def test_a_region_in_frames(tiny_models, region, span):
         assert torch.equal(batch.context[0, :, 64:], mask[:, None].expand(-1, 64))
     assert torch.equal(plan.first.context[..., :64], SOURCE.latents.transpose(1, 2))
     assert torch.equal(plan.second.context[..., :64], tiny_models.conditioner.silence.take(FRAMES))
+
+
+def test_a_region_begins_at_the_frame_that_it_names():
+    """Where upstream's int(4.6 · 48 000) // 1920 is 114."""
+    assert int(4.6 * 48_000) // 1920 == 114
+    long = Source(torch.zeros(1, 64, 250), torch.zeros(1, 2, 480_000))
+    assert region_frames(long, 4.6, 4.64) == (115, 116)
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,11 @@ def test_a_mask_of_another_shape_is_refused(shape):
 def test_a_mask_of_other_numbers_is_refused(value):
     with pytest.raises(ValueError, match="noise_mask: expected numbers of 0"):
         Held(torch.zeros(1, 64, 2), torch.tensor([[[0.5, value]]]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_refused(value):
+    latents = torch.zeros(1, 64, 6)
+    latents[0, 3, 2:4] = value
+    with pytest.raises(ValueError, match="^latent: 2 of 384 values are not finite numbers, .*; make the latent again$"):
+        Held(latents, torch.ones(1, 1, 6))

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestep_models.sampling.dcw import DCW
 from acestep_models.sampling.keep import Injection, injected_steps
@@ -93,3 +94,22 @@ def test_every_song_keeps_its_own_noise(parts):
     assert not found[:, :, MASK].any()
     for k in range(2):
         torch.testing.assert_close(found[k, :, ~MASK], 0.25 * noise[k, :, ~MASK] + 0.75 * clean[0, :, ~MASK])
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that are moved or cast."""
+
+    count = 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        self.count += call is torch.ops.aten._to_copy.default
+        return call(*args, **(kwargs or {}))
+
+
+def test_what_is_kept_is_moved_once_and_not_at_every_step(parts):
+    """A run in float64 stands for one on a device: clean and noise are copied there before the first step's mixture."""
+    noise, clean = parts
+    injection, x = Injection(MASK[None, None], clean, noise, 5), torch.zeros(2, 64, FRAMES, dtype=torch.float64)
+    with Copies() as copies:
+        counts = [injection(index, 0.5, x) is None or copies.count for index in range(5)]
+    assert counts == [2] * 5

@@ -84,6 +84,20 @@ def test_tiled_encode_is_the_whole(vae, wave, rng, relative_error, tile, rest):
     assert relative_error(both[1], vae.posterior(wave)[1]) < 1e-6
 
 
+def test_unwanted_tiles_are_left_out_and_the_others_are_the_same(vae, latents):
+    """Tiles of 20 that keep 2 frames more each: 0 to 11, 11 to 13, ... 43 to 53."""
+    place = dict(runtime=PlainRuntime(), tile=20, **PLACE)
+    whole = decode_tiled(vae, latents, **place).unflatten(-1, (53, 1920))
+    for wanted, frames in (
+        ([(0, 1)], {*range(11)}),
+        ([(12, 14), (52, 53)], {11, 12, 13, 14, *range(43, 53)}),
+        ([], {}),
+    ):
+        found = decode_tiled(vae, latents, wanted=wanted, **place).unflatten(-1, (53, 1920))
+        for frame in range(53):
+            assert torch.equal(found[..., frame, :], whole[..., frame, :] * (frame in frames)), (wanted, frame)
+
+
 def test_without_overlap_the_joins_are_heard(vae, latents, wave, relative_error):
     decoded = decode_tiled(vae, latents, runtime=PlainRuntime(), tile=20, overlap=0, **PLACE)
     encoded = encode_tiled(vae, wave, runtime=PlainRuntime(), tile=20, overlap=0, **PLACE)

@@ -1,4 +1,4 @@
-"""A pack beside ours that writes down what a planner reads, and keeps sounds as they are, which files would round."""
+"""A pack beside ours that writes down what a planner reads, and keeps sounds and sources as they are."""
 
 import json
 import os
@@ -44,4 +44,19 @@ class KeepSounds:
         return {"ui": {"text": [path]}}
 
 
-NODE_CLASS_MAPPINGS = {"SpyOnLM": SpyOnLM, "KeepSounds": KeepSounds}
+class KeepSource:
+    """Writes the latents of a source into a file."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "keep", (), True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"source": ("ACESTEP_SOURCE",), "name": ("STRING",)}}
+
+    def keep(self, source, name):
+        path = os.path.join(folder_paths.get_output_directory(), f"{name}.safetensors")
+        save_file({"latents": source.latents.contiguous()}, path)
+        return {"ui": {"text": [path]}}
+
+
+NODE_CLASS_MAPPINGS = {"SpyOnLM": SpyOnLM, "KeepSounds": KeepSounds, "KeepSource": KeepSource}
