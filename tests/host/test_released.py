@@ -89,7 +89,8 @@ def check_values(node: dict, spec: dict) -> None:
             break  # the rest was appended later
         value, choices = left.pop(0), kind if isinstance(kind, list) else options.get("options")
         assert not choices or value in choices, (node["type"], name, value)
-        assert "min" not in options or options["min"] <= value <= options["max"], (node["type"], name, value)
+        if "min" in options:
+            assert options["min"] <= value <= options.get("max", math.inf), (node["type"], name, value)
         if name in SEEDS:
             assert left.pop(0) in ("fixed", "randomize"), (node["type"], name)
     assert set(left) <= {"", None}, f"{node['type']}: too many widget values: {left}"
