@@ -13,6 +13,8 @@ from .guide import Guider, Schedule
 from .host.schema import ComfyExtension, io
 from .load import LoadDiT
 from .load_lm import LoadLM
+from .lora import ApplyLoRA, HookLoRA
+from .lora_tools import ConvertLoRA, ExtractLoRA, InspectLoRA, MergeLoRAs
 from .mask import SpanMask
 from .morph import Morph
 from .plan import Blueprint
@@ -30,6 +32,12 @@ from .tracks import AddTrack, Complete
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
     LoadLM,
+    ApplyLoRA,
+    HookLoRA,
+    InspectLoRA,
+    ConvertLoRA,
+    MergeLoRAs,
+    ExtractLoRA,
     Blueprint,
     PlanSong,
     WriteCodes,

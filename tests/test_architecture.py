@@ -37,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "qwen3": {*BASE, "layers"},
     **{part: SHARED for part in PARTS},
     "loading": SHARED | {"text", "vae", "dit"},
-    "adapters": {*BASE, "loading.keymaps"},
+    "adapters": {*BASE, "loading.keymaps", "loading.header", "loading.foreign"},
     "scoring": SHARED | {"dit", "planner"},
     "pipelines": BELOW_PIPELINES,
     "training": BELOW_PIPELINES | {"pipelines"},

@@ -21,6 +21,7 @@ SAID = {
     "ACEStepComplete": "plays: woodwinds, brass",
     "ACEStepRepaint": "new: 4 to 7 s of 10.1 s",
     "ACEStepAddTrack": "bass all along",
+    "ACEStepApplyLoRA": "matched: 32 of 32 modules",
     "ACEStepRetake": "retake: variance 0.3 towards seed",
     "ACEStepMorph": "turned in 6 of 8 steps, from t 0.900",
     "ACEStepCutSong": "kept: 0.00 to 16.00 s, 8.00 to 16.00 s of 32 s",

@@ -35,6 +35,7 @@ RELEASED = {
 }
 MODEL, PLANNER = RELEASED["model"][1], RELEASED["lm"][1]
 BASE = "acestep_v1.5_base.safetensors"
+LORA = "my_lora.safetensors"
 CONFIG_KEY = "acestep_config"
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 # The first-run dialogs of the frontend would cover the canvas.
@@ -292,6 +293,8 @@ def link_models(target: Path, models: Any) -> None:
         (target / folder).mkdir(parents=True, exist_ok=True)
         (target / folder / name).symlink_to(getattr(models, role))
     write_base(target / "diffusion_models" / BASE, models.model)
+    (target / "loras").mkdir(exist_ok=True)
+    write_lora(target / "loras" / LORA, models.model)
 
 
 def write_base(file: Path, turbo: Path) -> None:
@@ -305,9 +308,26 @@ def write_base(file: Path, turbo: Path) -> None:
     save_file(load_file(turbo), file, {**metadata, CONFIG_KEY: json.dumps(config)})
 
 
+def write_lora(file: Path, model: Path, rank: int = 4) -> None:
+    """A LoRA of rank 4 and alpha 8 for every attention projection of a decoder, under the names of ComfyUI."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    random, tensors = torch.Generator().manual_seed(11), {}
+    for key, weight in load_file(model).items():
+        module = key.partition("decoder.layers.")[2].removesuffix(".weight")
+        if module and "attn" in module and module.endswith("_proj"):
+            stem = f"diffusion_model.decoder.layers.{module}"
+            tensors[f"{stem}.lora_down.weight"] = 0.1 * torch.randn(rank, weight.shape[1], generator=random)
+            tensors[f"{stem}.lora_up.weight"] = 0.1 * torch.randn(weight.shape[0], rank, generator=random)
+            tensors[f"{stem}.alpha"] = torch.tensor(2.0 * rank)
+    said = {"base_variant": "turbo", "trigger": "paper boats", "trigger_position": "prepend"}
+    save_file(tensors, file, said)
+
+
 def extra_model_paths(file: Path, models: Path) -> Path:
     """An extra_model_paths.yaml that adds the folders of `models`; JSON is YAML, and quotes any path."""
-    folders = {folder: folder for folder, _ in RELEASED.values()}
+    folders = {folder: folder for folder in (*(folder for folder, _ in RELEASED.values()), "loras")}
     entry = {"acestep": {"base_path": str(models), **folders}}
     file.write_text(json.dumps(entry, ensure_ascii=False), encoding="utf-8")
     return file

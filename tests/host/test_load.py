@@ -12,7 +12,8 @@ from hostlib import PLANNER, ROOT
 
 SCHEMAS = Path(__file__).parent / "schemas"
 MODELS = ("model", "conditioner", "text_encoder", "vae")
-LISTED = (*MODELS, "file")  # combos whose options are files
+LORAS = ("lora", "lora_1", "lora_2", "lora_3", "lora_4")
+LISTED = (*MODELS, *LORAS, "file")  # combos whose options are files
 
 
 def listed_ids() -> list[str]:

@@ -30,6 +30,7 @@ LENGTHS = {
     "text_to_song": [30 * SECOND],
     "reference": [30 * SECOND],
     "retake": [30 * SECOND],
+    "use_lora": [30 * SECOND],
     "cover": [483_840],
     "repaint": [484_800],
     "extend": [484_800 + 30 * SECOND],

@@ -12,6 +12,12 @@ from hostlib import ROOT
 NODES = (
     "LoadDiT",
     "LoadLM",
+    "ApplyLoRA",
+    "HookLoRA",
+    "InspectLoRA",
+    "ConvertLoRA",
+    "MergeLoRAs",
+    "ExtractLoRA",
     "Blueprint",
     "PlanSong",
     "WriteCodes",

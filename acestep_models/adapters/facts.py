@@ -1,0 +1,56 @@
+"""What a file and its tensors tell about an adapter: ranks, alphas, the width, and what its author wrote down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .adapter import AdapterFacts
+from .alphas import Scale
+from .delta import Delta, DoRA
+from .source import Source
+
+# What authors and trainers call a fact, in the metadata of the file or in adapter_config.json.
+WRITTEN = {
+    "base_variant": ("base_variant", "model_variant"),
+    "trigger": ("trigger", "trigger_word", "custom_tag", "modelspec.trigger_phrase"),
+    "trigger_position": ("trigger_position", "tag_position"),
+    "conditioning": ("conditioning", "conditioning_profile"),
+}
+# Modules that read the decoder's width, and those that write it.
+READ_WIDTH = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "cross_attn.q_proj", "gate_proj", "up_proj")
+WRITE_WIDTH = ("o_proj", "down_proj", "condition_embedder")
+
+
+def gather_facts(source: Source, deltas: Mapping[str, Delta], scales: Iterable[Scale]) -> AdapterFacts:
+    """Everything but the family, which the keys tell."""
+    known = {**source.config, **source.header.metadata}
+    return AdapterFacts(
+        family="",
+        ranks=tuple(sorted({delta.rank for delta in deltas.values() if delta.rank is not None})),
+        alphas=tuple(sorted({scale.alpha for scale in scales if scale.alpha is not None})),
+        width=_width(deltas),
+        metadata=dict(source.header.metadata),
+        notes=(*source.notes, *_doubts(source.config, deltas)),
+        **{fact: _text(known, names) for fact, names in WRITTEN.items()},
+    )
+
+
+def _doubts(config: Mapping[str, Any], deltas: Mapping[str, Delta]) -> Iterator[str]:
+    if config.get("use_dora") is True and not any(isinstance(delta, DoRA) for delta in deltas.values()):
+        yield "its config says DoRA, but the file has no magnitudes: it is applied as a plain LoRA"
+
+
+def _width(deltas: Mapping[str, Delta]) -> int | None:
+    """The width that the first telling module of the decoder shows."""
+    for name, delta in deltas.items():
+        if name.endswith(READ_WIDTH):
+            return delta.shape[1]
+        if name.endswith(WRITE_WIDTH):
+            return delta.shape[0]
+    return None
+
+
+def _text(known: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    found = (known.get(name) for name in names)
+    return next((value for value in found if isinstance(value, str) and value), None)

@@ -1,0 +1,132 @@
+"""Inputs of the nodes that write LoRAs, and what they do alike: read by name, fit to a rank, write, say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..acestep_models.adapters.change import resize
+from ..acestep_models.adapters.files import Adapter
+from ..acestep_models.adapters.write import FAMILIES
+from .host import loras, save_lora
+from .host.runtime import HostRuntime
+from .host.schema import io, out, report, socket
+from .lora import MAX_ALPHA
+from .lora_report import describe_adapter
+from .lora_summary import summary
+from .types import Word
+from .widgets import AUTO_NUMBER, answer, decimal, given, one_of
+
+NONE = "none"
+MAX_RANK = 1024
+SINGLE = "single"
+
+
+def lora_input(name: str = "lora", optional: bool = False) -> Any:
+    """A LoRA of ComfyUI's folders; an optional one may be none."""
+    options = [*([NONE] if optional else []), *loras.lora_names()]
+    return socket(
+        io.Combo,
+        name,
+        options=options,
+        default=options[0],
+        optional=optional,
+        tooltip="A .safetensors file or a PEFT folder (adapter_config.json with adapter_model.safetensors) in "
+        f"models/loras.{f' {NONE}: one less.' if optional else ''}",
+    )
+
+
+def alpha_input() -> Any:
+    """Alpha for files that have none."""
+    return decimal(
+        "alpha",
+        float(AUTO_NUMBER),
+        (float(AUTO_NUMBER), MAX_ALPHA, 0.5),
+        "Only for files that say no alpha: that of the training; the authors' trainer takes twice the rank. "
+        f"{AUTO_NUMBER} = as in the file.",
+        advanced=True,
+    )
+
+
+def family_input() -> Any:
+    """How the new file names things."""
+    return socket(
+        io.Combo,
+        "family",
+        options=sorted(FAMILIES, key=lambda family: family != SINGLE),
+        default=SINGLE,
+        tooltip="Who shall read it. single: ComfyUI, one file with every alpha in it. peft: a folder for PEFT and "
+        "ACE-Step's own programs. kohya: one file with flattened names. diffusers: one file for diffusers.",
+    )
+
+
+def name_input(default: str) -> Any:
+    """What the new file is called."""
+    return socket(
+        io.String,
+        "name",
+        default=default,
+        tooltip="Of the new file in ComfyUI's loras folder, without an ending. A number is added, and nothing that is "
+        "there is replaced.",
+    )
+
+
+def rank_input() -> Any:
+    """The rank of the new file."""
+    return socket(
+        io.Int,
+        "rank",
+        default=0,
+        min=0,
+        max=MAX_RANK,
+        tooltip="A rank to bring it to. A smaller one makes a smaller file without what matters least, and the node "
+        "says how much that is. 0 = as it is, exactly.",
+    )
+
+
+def saved_outputs() -> list[Any]:
+    """What nodes that write an adapter give out."""
+    return [out(Word, "lora", "Its name in the list of Apply LoRA, to be wired into that, or into a text.")]
+
+
+def check_entries(name: Any = None, family: Any = None, **entries: Any) -> bool | str:
+    """The answer of `validate_inputs` for a new file, and for entries by their inputs; what is linked is None."""
+
+    def check() -> None:
+        for where, entry in entries.items():
+            if entry not in (None, NONE):
+                loras.lora_path(entry, where)
+        check_request(name, family)
+
+    return answer(check)
+
+
+def check_request(name: str | None, family: str | None) -> None:
+    """Raises a ValueError for a name or a family that cannot be, before the long work; None is not known yet."""
+    if name is not None:
+        save_lora.check_name(name)
+    if family is not None:
+        one_of("family", family, tuple(FAMILIES))
+
+
+def stamps(*entries: Any) -> str:
+    """Changes when a file of any entry does; none and what is linked have no file."""
+    return "|".join(loras.lora_stamp(entry) for entry in entries if entry not in (None, NONE))
+
+
+def read(entry: str, alpha: float = AUTO_NUMBER, where: str = "lora") -> Adapter:
+    """The adapter of an entry that the input `where` names."""
+    loras.lora_path(entry, where)
+    return loras.load_lora(entry, given(alpha))
+
+
+def fitted(adapter: Adapter, rank: int) -> Adapter:
+    """The adapter at a rank; its notes say what that cost. 0 leaves it as it is."""
+    return resize(adapter, rank, HostRuntime())[0] if rank else adapter
+
+
+def saved(adapter: Adapter, name: str, family: str, *lines: str) -> io.NodeOutput:
+    """Write it, and say where and what it is."""
+    path = save_lora.save_lora(adapter, name, family)
+    entry = save_lora.entry_name(path)
+    text = (f"saved: {save_lora.shown(path)}", *lines, *describe_adapter(entry, adapter), *summary(adapter))
+    return io.NodeOutput(entry, ui=report(*text))

@@ -1,0 +1,46 @@
+"""What an adapter changes, counted, and what its file says of itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from ..acestep_models.adapters.files import Adapter, AdapterFacts
+
+MODELS = {2048: "2B", 2560: "XL"}
+PARTS = {"self_attn": "self attention", "cross_attn": "cross attention", "mlp": "MLP"}
+OTHER = "other"
+LONGEST_VALUE = 300
+
+
+def summary(adapter: Adapter) -> tuple[str, ...]:
+    """What it changes, and the decoder it belongs to where that is known."""
+    width = adapter.facts.width
+    model = f" ({MODELS[width]})" if width in MODELS else ""
+    return (_changed(adapter.deltas), f"for a decoder of width {width}{model}" if width else "")
+
+
+def metadata_lines(facts: AdapterFacts) -> tuple[str, ...]:
+    """Everything in the header of the file, long values cut."""
+    return tuple(f"{name}: {_cut(value)}" for name, value in sorted(facts.metadata.items()))
+
+
+def _changed(names: Iterable[str]) -> str:
+    """How many modules of which part and where: "modules: 4 (2 self attention, 2 MLP; layers 0-1)"."""
+    names = tuple(names)
+    parts = Counter(next((words for key, words in PARTS.items() if f".{key}." in name), OTHER) for name in names)
+    listed = ", ".join(f"{parts[part]} {part}" for part in (*PARTS.values(), OTHER) if parts[part])
+    layers = sorted({int(name.split(".")[1]) for name in names if name.startswith("layers.")})
+    return f"modules: {len(names)} ({listed}{f'; layers {_ranges(layers)}' if layers else ''})"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers as "0-11, 20"."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _cut(value: str) -> str:
+    plain = " ".join(value.split())
+    return plain if len(plain) <= LONGEST_VALUE else f"{plain[:LONGEST_VALUE]}..."
