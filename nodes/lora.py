@@ -13,10 +13,10 @@ from .host import loras
 from .host.adapters import Deltas, Shapes, apply, decoder_shapes, hook
 from .host.models import song_model
 from .host.schema import io, out, report, schema, socket
+from .lora_inputs import STRONGEST, alpha_input, given_alpha, lora_input
 from .lora_report import describe_adapter, describe_match
-from .widgets import AUTO_NUMBER, answer, decimal, given
-
-STRONGEST, MAX_ALPHA = 2.0, 100_000.0
+from .variant import differs
+from .widgets import answer, decimal
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Settings:
     self_attention: float
     cross_attention: float
     mlp: float
+    other: float
     layers: str
 
     def pick(self, deltas: Deltas, count: int) -> Deltas:
@@ -39,7 +40,7 @@ class Settings:
             raise ValueError(
                 f"layers: {self.layers!r} names layer {max(layers)}, but this decoder has {count}, 0 to {count - 1}"
             )
-        return select(deltas, Choice(self.self_attention, self.cross_attention, self.mlp, layers=layers))
+        return select(deltas, Choice(self.self_attention, self.cross_attention, self.mlp, self.other, layers))
 
 
 class ApplyLoRA(io.ComfyNode):
@@ -52,7 +53,7 @@ class ApplyLoRA(io.ComfyNode):
             node_id="ACEStepApplyLoRA",
             display_name="ACE-Step 1.5 Apply LoRA",
             description="Puts a LoRA, LoKr, LoHa or DoRA of any trainer on the decoder at its right strength, and says "
-            "what of it fits. Several in a row add up.",
+            "what of it fits. Several in a row act together.",
             search_aliases=["lora loader", "load lora", "lokr", "loha", "dora", "peft", "adapter", "style"],
             inputs=[
                 socket(io.Model, "model", tooltip="The decoder, from Load DiT or another Apply LoRA."),
@@ -67,9 +68,9 @@ class ApplyLoRA(io.ComfyNode):
         return loras.lora_stamp(lora) if lora else ""
 
     @classmethod
-    def validate_inputs(cls, lora: Any = None, layers: Any = None) -> bool | str:
+    def validate_inputs(cls, lora: Any = None, layers: Any = None, alpha: Any = None) -> bool | str:
         """Complain before anything runs."""
-        return _problem(lora, layers)
+        return _problem(lora, layers, alpha)
 
     @classmethod
     def execute(
@@ -80,12 +81,13 @@ class ApplyLoRA(io.ComfyNode):
         self_attention: float,
         cross_attention: float,
         mlp: float,
+        other: float,
         layers: str,
         alpha: float,
     ) -> io.NodeOutput:
         """Read, match, patch a clone, say what was done."""
-        decoder, settings = song_model(model), Settings(self_attention, cross_attention, mlp, layers)
-        adapter = loras.load_lora(lora, given(alpha))
+        decoder, settings = song_model(model), Settings(self_attention, cross_attention, mlp, other, layers)
+        adapter = loras.load_lora(lora, given_alpha(alpha))
         found, deltas = _chosen(lora, adapter, settings, decoder_shapes(model))
         text = (
             *describe_adapter(lora, adapter),
@@ -126,9 +128,9 @@ class HookLoRA(io.ComfyNode):
         return loras.lora_stamp(lora) if lora else ""
 
     @classmethod
-    def validate_inputs(cls, lora: Any = None, layers: Any = None) -> bool | str:
+    def validate_inputs(cls, lora: Any = None, layers: Any = None, alpha: Any = None) -> bool | str:
         """Complain before anything runs."""
-        return _problem(lora, layers)
+        return _problem(lora, layers, alpha)
 
     @classmethod
     def execute(
@@ -138,13 +140,14 @@ class HookLoRA(io.ComfyNode):
         self_attention: float,
         cross_attention: float,
         mlp: float,
+        other: float,
         layers: str,
         alpha: float,
         prev_hooks: Any = None,
     ) -> io.NodeOutput:
         """Read now; what fits shows when a sampler brings the model."""
-        settings = Settings(self_attention, cross_attention, mlp, layers)
-        adapter = loras.load_lora(lora, given(alpha))
+        settings = Settings(self_attention, cross_attention, mlp, other, layers)
+        adapter = loras.load_lora(lora, given_alpha(alpha))
 
         def choose(shapes: Shapes) -> Deltas:
             found, deltas = _chosen(lora, adapter, settings, shapes)
@@ -162,15 +165,10 @@ def _inputs() -> list[Any]:
         "self_attention": "what the song makes of itself: structure and sound",
         "cross_attention": "what it makes of caption, lyrics and reference",
         "mlp": "the layers' own knowledge: timbre and detail",
+        "other": "the few modules outside attention and MLP, such as the projections in and out",
     }
     return [
-        socket(
-            io.Combo,
-            "lora",
-            options=loras.lora_names(),
-            tooltip="A .safetensors file or a PEFT folder (adapter_config.json with adapter_model.safetensors) in "
-            "models/loras. Adapters of every trainer for ACE-Step 1.5 are understood.",
-        ),
+        lora_input(),
         decimal("strength", 1.0, part, "1: as trained. 0: off, the model is passed on. Below 0: the opposite."),
         *(decimal(name, 1.0, part, f"Times strength, for {words}.", advanced=True) for name, words in names.items()),
         socket(
@@ -178,26 +176,21 @@ def _inputs() -> list[Any]:
             "layers",
             default="",
             advanced=True,
-            tooltip='Only these layers of the decoder, such as "0-11, 20". Empty = all.',
+            tooltip='Only these layers of the decoder, such as "0-11, 20". Empty = all. Modules outside the layers '
+            "still act, unless other is 0.",
         ),
-        decimal(
-            "alpha",
-            float(AUTO_NUMBER),
-            (float(AUTO_NUMBER), MAX_ALPHA, 0.5),
-            "Only for files that say no alpha: that of the training; the authors' trainer takes twice the rank. "
-            f"{AUTO_NUMBER} = as in the file.",
-            advanced=True,
-        ),
+        alpha_input(),
     ]
 
 
-def _problem(lora: Any, layers: Any) -> bool | str:
+def _problem(lora: Any, layers: Any, alpha: Any) -> bool | str:
     """A linked input is not known yet and arrives as None."""
 
     def check() -> None:
         if lora is not None:
             loras.lora_path(lora)
         parse_layers(layers or "")
+        given_alpha(alpha)
 
     return answer(check)
 
@@ -217,9 +210,9 @@ def _chosen(lora: str, adapter: Adapter, settings: Settings, shapes: Shapes) -> 
 
 
 def _variant_line(adapter: Adapter, variant: str) -> str:
-    """A warning where an adapter was trained on another variant; the authors' say it in words of their own."""
-    trained = adapter.facts.base_variant
-    return f"trained on {trained}, this is {variant}: it may act weaker" if trained and trained != variant else ""
+    """A warning where an adapter was surely trained on another variant; authors say it in words of their own."""
+    trained = adapter.facts.base_variant or ""
+    return f"trained on {trained}, this is {variant}: it may act weaker" if differs(trained, variant) else ""
 
 
 def _log(lora: str, unmatched: tuple[Skipped, ...]) -> None:

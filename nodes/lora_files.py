@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..acestep_models.adapters.change import resize
@@ -10,41 +11,18 @@ from ..acestep_models.adapters.write import FAMILIES
 from .host import loras, save_lora
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, socket
-from .lora import MAX_ALPHA
+from .lora_inputs import NONE, given_alpha
 from .lora_report import describe_adapter
 from .lora_summary import summary
 from .types import Word
-from .widgets import AUTO_NUMBER, answer, decimal, given, one_of
+from .widgets import AUTO_NUMBER, answer, one_of
 
-NONE = "none"
 MAX_RANK = 1024
-SINGLE = "single"
-
-
-def lora_input(name: str = "lora", optional: bool = False) -> Any:
-    """A LoRA of ComfyUI's folders; an optional one may be none."""
-    options = [*([NONE] if optional else []), *loras.lora_names()]
-    return socket(
-        io.Combo,
-        name,
-        options=options,
-        default=options[0],
-        optional=optional,
-        tooltip="A .safetensors file or a PEFT folder (adapter_config.json with adapter_model.safetensors) in "
-        f"models/loras.{f' {NONE}: one less.' if optional else ''}",
-    )
-
-
-def alpha_input() -> Any:
-    """Alpha for files that have none."""
-    return decimal(
-        "alpha",
-        float(AUTO_NUMBER),
-        (float(AUTO_NUMBER), MAX_ALPHA, 0.5),
-        "Only for files that say no alpha: that of the training; the authors' trainer takes twice the rank. "
-        f"{AUTO_NUMBER} = as in the file.",
-        advanced=True,
-    )
+SINGLE, KOHYA = "single", "kohya"
+DORA_ELSEWHERE = (
+    "a DoRA plays right in Apply LoRA and PEFT; ComfyUI's own loader takes the lengths before the change, so it "
+    "differs there"
+)
 
 
 def family_input() -> Any:
@@ -55,7 +33,8 @@ def family_input() -> Any:
         options=sorted(FAMILIES, key=lambda family: family != SINGLE),
         default=SINGLE,
         tooltip="Who shall read it. single: ComfyUI, one file with every alpha in it. peft: a folder for PEFT and "
-        "ACE-Step's own programs. kohya: one file with flattened names. diffusers: one file for diffusers.",
+        "ACE-Step's own programs. kohya: one file with flattened names. diffusers: one file for diffusers. In single "
+        f"and kohya {DORA_ELSEWHERE}.",
     )
 
 
@@ -88,7 +67,7 @@ def saved_outputs() -> list[Any]:
     return [out(Word, "lora", "Its name in the list of Apply LoRA, to be wired into that, or into a text.")]
 
 
-def check_entries(name: Any = None, family: Any = None, **entries: Any) -> bool | str:
+def check_entries(name: Any = None, family: Any = None, alpha: Any = None, **entries: Any) -> bool | str:
     """The answer of `validate_inputs` for a new file, and for entries by their inputs; what is linked is None."""
 
     def check() -> None:
@@ -96,6 +75,7 @@ def check_entries(name: Any = None, family: Any = None, **entries: Any) -> bool 
             if entry not in (None, NONE):
                 loras.lora_path(entry, where)
         check_request(name, family)
+        given_alpha(alpha)
 
     return answer(check)
 
@@ -116,7 +96,7 @@ def stamps(*entries: Any) -> str:
 def read(entry: str, alpha: float = AUTO_NUMBER, where: str = "lora") -> Adapter:
     """The adapter of an entry that the input `where` names."""
     loras.lora_path(entry, where)
-    return loras.load_lora(entry, given(alpha))
+    return loras.load_lora(entry, given_alpha(alpha))
 
 
 def fitted(adapter: Adapter, rank: int) -> Adapter:
@@ -129,4 +109,21 @@ def saved(adapter: Adapter, name: str, family: str, *lines: str) -> io.NodeOutpu
     path = save_lora.save_lora(adapter, name, family)
     entry = save_lora.entry_name(path)
     text = (f"saved: {save_lora.shown(path)}", *lines, *describe_adapter(entry, adapter), *summary(adapter))
-    return io.NodeOutput(entry, ui=report(*text))
+    return io.NodeOutput(entry, ui=report(*text, *_warnings(adapter, family)))
+
+
+def guesses(chosen: Iterable[tuple[str, float]], adapters: Iterable[Adapter]) -> tuple[str, ...]:
+    """Of entries with their strengths, those whose part of a sum was only guessed."""
+    return tuple(
+        f"warning: {entry} says no alpha and none was given: its part is a guess"
+        for (entry, strength), adapter in zip(chosen, adapters, strict=True)
+        if strength and adapter.facts.alpha_guessed
+    )
+
+
+def _warnings(adapter: Adapter, family: str) -> tuple[str, ...]:
+    """What plays otherwise elsewhere, or was only guessed."""
+    kinds = {delta.kind for delta in adapter.deltas.values()}
+    dora = (DORA_ELSEWHERE,) if "dora" in kinds and family in (SINGLE, KOHYA) else ()
+    guessed = ("warning: written with a guessed strength, and the new file says so: give alpha if you know it",)
+    return (*dora, *(guessed if adapter.facts.alpha_guessed else ()))

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..acestep_models.adapters.files import Adapter, AdapterFacts
+from ..acestep_models.adapters.match import WIDTHS
 
-MODELS = {2048: "2B", 2560: "XL"}
 PARTS = {"self_attn": "self attention", "cross_attn": "cross attention", "mlp": "MLP"}
 OTHER = "other"
 LONGEST_VALUE = 300
@@ -16,7 +16,7 @@ LONGEST_VALUE = 300
 def summary(adapter: Adapter) -> tuple[str, ...]:
     """What it changes, and the decoder it belongs to where that is known."""
     width = adapter.facts.width
-    model = f" ({MODELS[width]})" if width in MODELS else ""
+    model = f" ({WIDTHS[width]})" if width in WIDTHS else ""
     return (_changed(adapter.deltas), f"for a decoder of width {width}{model}" if width else "")
 
 

@@ -10,16 +10,13 @@ from .host.models import song_model
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
 from .host.weights import decoder_pair, unseen_changes
-from .lora import STRONGEST
 from .lora_files import (
     MAX_RANK,
-    NONE,
-    alpha_input,
     check_entries,
     check_request,
     family_input,
     fitted,
-    lora_input,
+    guesses,
     name_input,
     rank_input,
     read,
@@ -27,6 +24,7 @@ from .lora_files import (
     saved_outputs,
     stamps,
 )
+from .lora_inputs import NONE, STRONGEST, alpha_input, lora_input
 from .lora_report import describe_adapter
 from .lora_summary import metadata_lines, summary
 
@@ -52,9 +50,9 @@ class InspectLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: Any = None) -> bool | str:
+    def validate_inputs(cls, lora: Any = None, alpha: Any = None) -> bool | str:
         """A file that is gone is named before anything runs. What is linked arrives as None."""
-        return check_entries(lora=lora)
+        return check_entries(lora=lora, alpha=alpha)
 
     @classmethod
     def fingerprint_inputs(cls, lora: Any = None, alpha: Any = None) -> str:
@@ -87,9 +85,9 @@ class ConvertLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lora: Any = None, family: Any = None, name: Any = None) -> bool | str:
+    def validate_inputs(cls, lora: Any = None, family: Any = None, name: Any = None, alpha: Any = None) -> bool | str:
         """A file that is gone, or a name that is none, is said before anything runs."""
-        return check_entries(name, family, lora=lora)
+        return check_entries(name, family, alpha, lora=lora)
 
     @classmethod
     def fingerprint_inputs(
@@ -122,6 +120,7 @@ class MergeLoRAs(io.ComfyNode):
                 family_input(),
                 name_input("merged"),
                 rank_input(),
+                alpha_input(),
                 *(one for number in OPTIONAL for one in _merged(number, optional=True)),
             ],
             outputs=saved_outputs(),
@@ -135,11 +134,12 @@ class MergeLoRAs(io.ComfyNode):
         lora_2: Any = None,
         family: Any = None,
         name: Any = None,
+        alpha: Any = None,
         lora_3: Any = None,
         lora_4: Any = None,
     ) -> bool | str:
         """A file that is gone, or a name that is none, is said before anything runs."""
-        return check_entries(name, family, lora_1=lora_1, lora_2=lora_2, lora_3=lora_3, lora_4=lora_4)
+        return check_entries(name, family, alpha, lora_1=lora_1, lora_2=lora_2, lora_3=lora_3, lora_4=lora_4)
 
     @classmethod
     def fingerprint_inputs(
@@ -151,6 +151,7 @@ class MergeLoRAs(io.ComfyNode):
         family: Any = None,
         name: Any = None,
         rank: Any = None,
+        alpha: Any = None,
         lora_3: Any = None,
         strength_3: Any = None,
         lora_4: Any = None,
@@ -158,7 +159,7 @@ class MergeLoRAs(io.ComfyNode):
     ) -> str:
         """Written again when one of the files was replaced."""
         strengths = (strength_1, strength_2, strength_3, strength_4)
-        return f"{stamps(lora_1, lora_2, lora_3, lora_4)}|{strengths}|{family}|{name}|{rank}"
+        return f"{stamps(lora_1, lora_2, lora_3, lora_4)}|{strengths}|{family}|{name}|{rank}|{alpha}"
 
     @classmethod
     def execute(
@@ -170,18 +171,20 @@ class MergeLoRAs(io.ComfyNode):
         family: str,
         name: str,
         rank: int,
+        alpha: float,
         lora_3: str = NONE,
         strength_3: float = 1.0,
         lora_4: str = NONE,
         strength_4: float = 1.0,
     ) -> io.NodeOutput:
-        """Read each, add them up, resize if that is asked for, write."""
+        """Read each, add them up at the rank that is asked for, write."""
         check_request(name, family)
         pairs = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
         chosen = {f"lora_{number}": pair for number, pair in enumerate(pairs, 1) if pair[0] != NONE}
-        adapters = [read(entry, where=where) for where, (entry, _) in chosen.items()]
-        adapter = fitted(merge(adapters, [strength for _, strength in chosen.values()]), rank)
-        return saved(adapter, name, family, *(f"from: {entry} at {by:g}" for entry, by in chosen.values()))
+        adapters = [read(entry, alpha, where) for where, (entry, _) in chosen.items()]
+        adapter = merge(adapters, [strength for _, strength in chosen.values()], rank or None, HostRuntime())
+        lines = [f"from: {entry} at {by:g}" for entry, by in chosen.values()]
+        return saved(adapter, name, family, *lines, *guesses(chosen.values(), adapters))
 
 
 class ExtractLoRA(io.ComfyNode):

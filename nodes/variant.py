@@ -70,6 +70,12 @@ def contradiction(variant: str, config: DiTConfig) -> str:
     return "" if _agrees(variant, config) else "the file says that it is no turbo model"
 
 
+def differs(text: str, variant: str) -> bool:
+    """Whether a text names another variant; one that names none, or several, tells nothing."""
+    named = in_name(text)
+    return named is not None and not (_refines(named, variant) or _refines(variant, named))
+
+
 def stated(config: DiTConfig) -> str | None:
     """What the config says; `is_turbo` alone says turbo or nothing."""
     version = in_name(config.model_version or "")

@@ -30,6 +30,7 @@ class AdapterFacts:
         conditioning: the conditioning profile of its training.
         metadata: the free metadata of the file.
         notes: what a user should know, each a sentence.
+        alpha_guessed: whether a scale is 1 only because nobody said an alpha.
     """
 
     family: str
@@ -42,6 +43,7 @@ class AdapterFacts:
     conditioning: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alpha_guessed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import hypot
@@ -26,7 +26,8 @@ class Loss:
 
     Attributes:
         rank: what was asked for.
-        errors: module -> Frobenius norm of what was lost: the discarded singular values.
+        errors: module -> Frobenius norm of what was lost, whole less cut: in large matrices, where only the largest
+            singular values are sought, measured and a little above the least possible (svd.py).
         norms: module -> Frobenius norm of the whole delta.
     """
 
@@ -51,10 +52,15 @@ class Loss:
         )
 
 
-def merge(adapters: Sequence[Adapter], strengths: Sequence[float]) -> Adapter:
+def merge(
+    adapters: Sequence[Adapter], strengths: Sequence[float], rank: int | None = None, runtime: Runtime | None = None
+) -> Adapter:
     """One adapter that does what these do together: their deltas added up, each times its strength.
 
     Exact: low ranks are put side by side, so that ranks add up; other kinds become whole matrices where they meet.
+
+    Args:
+        rank: cut every module to it as `resize` does, as soon as it is added up; the notes say what that loses.
 
     Raises:
         ValueError: for none, for adapters of different decoders, and for a DoRA where another adapter changes the same
@@ -67,12 +73,12 @@ def merge(adapters: Sequence[Adapter], strengths: Sequence[float]) -> Adapter:
     names = dict.fromkeys(name for adapter, _ in used for name in adapter.deltas)
     if not names:
         raise ValueError("every strength is 0, so that nothing is left to merge: set one of them")
-    deltas = {
-        name: _sum(name, [adapter.deltas[name].scaled(by) for adapter, by in used if name in adapter.deltas])
-        for name in names
-    }
+    parts = ((name, _together(name, used)) for name in names)
+    deltas, loss = _cut_all(parts, len(names), rank, runtime or PlainRuntime())
     skipped = tuple(one for adapter, _ in used for one in adapter.skipped)
-    return Adapter(deltas, _merged_facts([adapter.facts for adapter, _ in used], used, deltas), skipped)
+    facts = _merged_facts([adapter.facts for adapter, _ in used], used, deltas)
+    notes = facts.notes if loss is None else (*facts.notes, str(loss))
+    return Adapter(deltas, replace(facts, notes=notes), skipped)
 
 
 def resize(adapter: Adapter, rank: int, runtime: Runtime | None = None) -> tuple[Adapter, Loss]:
@@ -80,16 +86,8 @@ def resize(adapter: Adapter, rank: int, runtime: Runtime | None = None) -> tuple
 
     LoKr, LoHa and whole matrices become low-rank; a DoRA keeps its magnitudes. Modules of a lower rank stay.
     """
-    _check_rank(rank)
-    runtime = runtime or PlainRuntime()
-    found: dict[str, Delta] = {}
-    errors, norms = {}, {}
-    for index, (name, delta) in enumerate(adapter.deltas.items()):
-        runtime.check_cancelled()
-        cut, errors[name], norms[name] = _cut(delta.delta if isinstance(delta, DoRA) else delta, rank)
-        found[name] = replace(delta, delta=cut) if isinstance(delta, DoRA) else cut
-        runtime.progress(index + 1, len(adapter.deltas))
-    loss = Loss(rank, errors, norms)
+    found, loss = _cut_all(adapter.deltas.items(), len(adapter.deltas), rank, runtime or PlainRuntime())
+    assert loss is not None  # a rank was given
     return Adapter(found, _counted(adapter.facts, found, (str(loss),)), adapter.skipped), loss
 
 
@@ -133,11 +131,43 @@ def _check_rank(rank: int) -> None:
         raise ValueError(f"rank: expected 1 or more, got {rank}")
 
 
+def _cut_all(
+    deltas: Iterable[tuple[str, Delta]], total: int, rank: int | None, runtime: Runtime
+) -> tuple[dict[str, Delta], Loss | None]:
+    """Deltas by module, each cut to a rank before the next one is made; None leaves them, and there is no loss."""
+    if rank is not None:
+        _check_rank(rank)
+    found: dict[str, Delta] = {}
+    errors: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    for index, (name, delta) in enumerate(deltas):
+        runtime.check_cancelled()
+        if rank is not None:
+            cut, errors[name], norms[name] = _cut(delta.delta if isinstance(delta, DoRA) else delta, rank)
+            delta = replace(delta, delta=cut) if isinstance(delta, DoRA) else cut
+        found[name] = delta
+        runtime.progress(index + 1, total)
+    return found, None if rank is None else Loss(rank, errors, norms)
+
+
 def _check_widths(adapters: Sequence[Adapter]) -> None:
     widths = sorted({adapter.facts.width for adapter in adapters if adapter.facts.width is not None})
     if len(widths) > 1:
         words = " and ".join(map(describe_width, widths))
         raise ValueError(f"these LoRAs are for decoders of different sizes, {words}: merge those of one size")
+
+
+def _together(name: str, used: Sequence[tuple[Adapter, float]]) -> Delta:
+    """What all of them add to one module."""
+    total = _sum(name, [adapter.deltas[name].scaled(by) for adapter, by in used if name in adapter.deltas])
+    guessed = _guessed(adapter.facts for adapter, _ in used)
+    # Where no alpha is known the scale has to stay 1: an alpha that is told later comes in its place.
+    return _side_by_side([total]) if guessed and isinstance(total, LowRank) and total.scale != 1 else total
+
+
+def _guessed(facts: Iterable[AdapterFacts]) -> bool:
+    """Whether a sum has no alpha: where one of the parts has one, another cannot be told for all of it."""
+    return all(one.alpha_guessed for one in facts)
 
 
 def _sum(name: str, deltas: list[Delta]) -> Delta:
@@ -180,7 +210,7 @@ def _cut(delta: Delta, rank: int) -> tuple[Delta, float, float]:
 def _with_taps(cut: Factored, shape: torch.Size) -> tuple[LowRank, float, float]:
     """The down half as [rank, in, taps], which PEFT wants of a convolution; `shape` ends so."""
     down = cut.delta.down.reshape(-1, *shape[1:])  # [rank, in, taps ...]
-    return replace(cut.delta, down=down), cut.error, cut.norm
+    return replace(cut.delta, down=down).to(torch.device("cpu")), cut.error, cut.norm
 
 
 def _check_states(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
@@ -231,6 +261,7 @@ def _merged_facts(
         conditioning=_only(conditionings),
         metadata=shared,
         notes=notes,
+        alpha_guessed=_guessed(facts),
     )
     return _counted(merged, deltas, (f"{len(used)} adapters merged at the strengths {strengths}",))
 

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from .factors import are_around, are_halves, is_side, product, shapes_of, side_product, tucker
+
 _D = TypeVar("_D", bound="Delta")
 
 SMALLEST_NORM = torch.finfo(torch.float32).tiny  # a row of zeros stays one, where PEFT would divide by zero
@@ -66,7 +68,7 @@ class LowRank(Delta):
     kind: ClassVar[str] = "lora"
 
     def __post_init__(self) -> None:
-        if min(self.down.ndim, self.up.ndim) < 2 or self.up.flatten(1).shape[1] != self.down.shape[0]:
+        if not are_halves(self.up, self.down):
             raise ValueError(
                 f"the two halves of a LoRA do not belong together: down is {list(self.down.shape)} and up is "
                 f"{list(self.up.shape)}, expected [rank, in] and [out, rank]; the file is damaged or was mixed up"
@@ -81,7 +83,7 @@ class LowRank(Delta):
         return self.down.shape[0]
 
     def matrix(self) -> Tensor:
-        return _product(self.up, self.down).mul_(self.scale)
+        return product(self.up, self.down).mul_(self.scale)
 
     def scaled(self, factor: float) -> LowRank:
         return replace(self, scale=self.scale * factor)
@@ -110,12 +112,13 @@ class LoKr(Delta):
     kind: ClassVar[str] = "lokr"
 
     def __post_init__(self) -> None:
-        right = self.right if self.core is None else ()
-        if not all(_fit(side) for side in (self.left, right)):
-            sides = [[list(tensor.shape) for tensor in side] for side in (self.left, self.right)]
+        right_fits = is_side(self.right, taps=True) if self.core is None else are_around(self.core, self.right)
+        if not (is_side(self.left, taps=False) and right_fits):
+            core = "" if self.core is None else f" around t2 {list(self.core.shape)}"
             raise ValueError(
-                f"the factors of a LoKr do not belong together: w1 {sides[0]} and w2 {sides[1]}, expected one matrix "
-                "or [out, rank] and [rank, in] each; the file is damaged or was mixed up"
+                f"the factors of a LoKr do not belong together: w1 {shapes_of(self.left)} and w2 "
+                f"{shapes_of(self.right)}{core}, expected one matrix or [out, rank] and [rank, in] each; the file is "
+                "damaged or was mixed up"
             )
 
     @property
@@ -132,7 +135,7 @@ class LoKr(Delta):
         return None if factored is None else factored[1].shape[0]
 
     def matrix(self) -> Tensor:
-        left, right = _side(self.left), self._right()
+        left, right = side_product(self.left), self._right()
         left = left.reshape(*left.shape, *[1] * (right.ndim - 2))
         return torch.kron(left, right).flatten(1).mul_(self.scale)
 
@@ -140,7 +143,7 @@ class LoKr(Delta):
         return replace(self, scale=self.scale * factor)
 
     def _right(self) -> Tensor:
-        return _side(self.right) if self.core is None else _tucker(self.core, self.right)
+        return side_product(self.right) if self.core is None else tucker(self.core, self.right)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +163,27 @@ class LoHa(Delta):
     kind: ClassVar[str] = "loha"
 
     def __post_init__(self) -> None:
-        shapes = [[list(tensor.shape) for tensor in pair] for pair in (self.first, self.second)]
-        fit = self.cores is not None or (_fit(self.first) and _fit(self.second))
-        if not fit or self.first[0].shape[0] != self.second[0].shape[0]:
+        cores = self.cores or ()
+        pairs = (self.first, self.second)
+        fit = (
+            all(are_around(*one) for one in zip(cores, pairs, strict=True))
+            if cores
+            else all(are_halves(*pair) for pair in pairs)
+        )
+        if not fit or len({self._whole(index) for index in range(len(pairs))}) > 1:
+            around = f" around t1 and t2 {shapes_of(cores)}" if cores else ""
             raise ValueError(
-                f"the factors of a LoHa do not belong together: w1 {shapes[0]} and w2 {shapes[1]}, expected "
-                "[out, rank] and [rank, in] twice; the file is damaged or was mixed up"
+                f"the factors of a LoHa do not belong together: w1 {shapes_of(self.first)} and w2 "
+                f"{shapes_of(self.second)}{around}, expected [out, rank] and [rank, in] twice, of one size; the "
+                "file is damaged or was mixed up"
             )
+
+    def _whole(self, index: int) -> tuple[int, ...]:
+        """[out, in, taps ...] of the first or the second product."""
+        pair = (self.first, self.second)[index]
+        if self.cores is not None:
+            return pair[0].shape[1], pair[1].shape[1], *self.cores[index].shape[2:]
+        return pair[0].shape[0], *pair[1].shape[1:]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -180,9 +197,9 @@ class LoHa(Delta):
 
     def matrix(self) -> Tensor:
         if self.cores is not None:
-            first, second = _tucker(self.cores[0], self.first), _tucker(self.cores[1], self.second)
+            first, second = tucker(self.cores[0], self.first), tucker(self.cores[1], self.second)
             return (first * second).flatten(1).mul_(self.scale)
-        return _product(*self.first).mul_(_product(*self.second)).mul_(self.scale)
+        return product(*self.first).mul_(product(*self.second)).mul_(self.scale)
 
     def scaled(self, factor: float) -> LoHa:
         return replace(self, scale=self.scale * factor)
@@ -194,6 +211,10 @@ class Full(Delta):
 
     diff: Tensor
     kind: ClassVar[str] = "full"
+
+    def __post_init__(self) -> None:
+        if self.diff.ndim == 0:
+            raise ValueError("a whole difference is one number, expected [out, in] or [out]; the file is damaged")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -269,26 +290,6 @@ def merge_into(weight: Tensor, delta: Delta, strength: float) -> Tensor:
             "for another model"
         )
     return delta.to(weight.device).added_to(rows, strength).reshape(weight.shape)
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return left.flatten(1).float() @ right.flatten(1).float()
-
-
-def _side(side: tuple[Tensor, ...]) -> Tensor:
-    return side[0].float() if len(side) == 1 else _product(*side)
-
-
-def _tucker(core: Tensor, factors: tuple[Tensor, ...]) -> Tensor:
-    """[out, in, taps ...] of a core [i, j, taps ...] and factors [i, out] and [j, in] (LyCORIS, `make_weight_cp`)."""
-    found = torch.einsum("ij...,jr,ip->pr...", core.float(), factors[1].float(), factors[0].float())
-    return found.contiguous()  # torch.kron takes nothing else
-
-
-def _fit(side: tuple[Tensor, ...]) -> bool:
-    if len(side) != 2:
-        return all(tensor.ndim >= 2 for tensor in side)
-    return min(side[0].ndim, side[1].ndim) >= 2 and side[0].flatten(1).shape[1] == side[1].shape[0]
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .adapter import AdapterFacts
 from .alphas import Scale
 from .delta import Delta, DoRA
+from .match import width_of
 from .source import Source
 
 # What authors and trainers call a fact, in the metadata of the file or in adapter_config.json.
@@ -17,21 +18,19 @@ WRITTEN = {
     "trigger_position": ("trigger_position", "tag_position"),
     "conditioning": ("conditioning", "conditioning_profile"),
 }
-# Modules that read the decoder's width, and those that write it.
-READ_WIDTH = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "cross_attn.q_proj", "gate_proj", "up_proj")
-WRITE_WIDTH = ("o_proj", "down_proj", "condition_embedder")
 
 
-def gather_facts(source: Source, deltas: Mapping[str, Delta], scales: Iterable[Scale]) -> AdapterFacts:
+def gather_facts(source: Source, deltas: Mapping[str, Delta], scales: Sequence[Scale]) -> AdapterFacts:
     """Everything but the family, which the keys tell."""
     known = {**source.config, **source.header.metadata}
     return AdapterFacts(
         family="",
         ranks=tuple(sorted({delta.rank for delta in deltas.values() if delta.rank is not None})),
         alphas=tuple(sorted({scale.alpha for scale in scales if scale.alpha is not None})),
-        width=_width(deltas),
+        width=width_of({name: delta.shape for name, delta in deltas.items()}),
         metadata=dict(source.header.metadata),
         notes=(*source.notes, *_doubts(source.config, deltas)),
+        alpha_guessed=any(scale.guessed for scale in scales),
         **{fact: _text(known, names) for fact, names in WRITTEN.items()},
     )
 
@@ -39,16 +38,6 @@ def gather_facts(source: Source, deltas: Mapping[str, Delta], scales: Iterable[S
 def _doubts(config: Mapping[str, Any], deltas: Mapping[str, Delta]) -> Iterator[str]:
     if config.get("use_dora") is True and not any(isinstance(delta, DoRA) for delta in deltas.values()):
         yield "its config says DoRA, but the file has no magnitudes: it is applied as a plain LoRA"
-
-
-def _width(deltas: Mapping[str, Delta]) -> int | None:
-    """The width that the first telling module of the decoder shows."""
-    for name, delta in deltas.items():
-        if name.endswith(READ_WIDTH):
-            return delta.shape[1]
-        if name.endswith(WRITE_WIDTH):
-            return delta.shape[0]
-    return None
 
 
 def _text(known: Mapping[str, Any], names: Iterable[str]) -> str | None:

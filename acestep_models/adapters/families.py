@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..loading.foreign import describe
 from .names import canonical_name, parse_key
+from .source import CAUSAL_LM
 
 # The first row that a key matches names its family.
 FAMILIES: tuple[tuple[str, str], ...] = (
@@ -28,7 +30,8 @@ FAMILIES: tuple[tuple[str, str], ...] = (
 _LAYERS = r"(base_model\.model\.)?model\.layers\.\d+\."
 _LANGUAGE_MODEL = (
     "a LoRA of a language model: it may belong to a planner or a text encoder, and adapters here change the decoder. "
-    "Choose one that was trained on the DiT"
+    "Choose one that was trained on the DiT. If this one was, its adapter_config.json beside it settles that, with a "
+    "task_type that is not CAUSAL_LM"
 )
 
 # What any key may give away at once, whatever else is in the file.
@@ -40,6 +43,11 @@ UNREADABLE: tuple[tuple[str, str], ...] = (
     ),
 )
 
+_TEXT_ENCODER = r"^(lora_te\d?_|text_encoder(_\d)?\.|cond_stage_model\.|conditioner\.|text_encoders\.)"
+_CONDITION = (
+    r"^((base_model|model|module|diffusion_model)\.)*(encoder|tokenizer|detokenizer|condition_encoder)\."
+    r"|^(lora_unet|lora_transformer|lycoris)_(encoder|tokenizer|detokenizer)_"
+)
 # What a file seems to be when not one of its keys is the decoder's.
 ELSEWHERE: tuple[tuple[str, str], ...] = (
     (
@@ -48,13 +56,12 @@ ELSEWHERE: tuple[tuple[str, str], ...] = (
         "Look for one that was trained on ACE-Step 1.5",
     ),
     (
-        r"^(lora_te\d?_|text_encoder(_\d)?\.|cond_stage_model\.|conditioner\.|text_encoders\.)",
+        _TEXT_ENCODER,
         "a LoRA for a text encoder alone: adapters here change the decoder of the DiT. Choose one that was trained on "
         "it",
     ),
     (
-        r"^((base_model|model|module|diffusion_model)\.)*(encoder|tokenizer|detokenizer|condition_encoder)\."
-        r"|^(lora_unet|lora_transformer|lycoris)_(encoder|tokenizer|detokenizer)_",
+        _CONDITION,
         "a LoRA for the condition encoder or the code tokenizer alone: adapters here change the decoder of the DiT. "
         "Choose one that was trained on it",
     ),
@@ -85,10 +92,15 @@ def is_language_model(keys: Sequence[str]) -> bool:
     return bool(layers) and all(re.match(_LAYERS, key) and "cross_attn" not in key for key in layers)
 
 
-def unreadable(keys: Sequence[str]) -> str | None:
-    """Why a file with these keys cannot be applied, None if it may."""
+def unreadable(keys: Sequence[str], config: Mapping[str, Any]) -> str | None:
+    """Why a file with these keys cannot be applied, None if it may.
+
+    Args:
+        config: PEFT's, may be empty. With a task_type it says what was trained, where the keys leave that open.
+    """
     adapters = [key for key in keys if parse_key(key) is not None]
-    return _first(UNREADABLE, keys) or (_LANGUAGE_MODEL if is_language_model(adapters) else None)
+    settled = "task_type" in config and config["task_type"] != CAUSAL_LM
+    return _first(UNREADABLE, keys) or (_LANGUAGE_MODEL if is_language_model(adapters) and not settled else None)
 
 
 def elsewhere(keys: Sequence[str]) -> str:
@@ -110,9 +122,9 @@ def why_skipped(key: str) -> str:
     """Why one key of an adapter is left out."""
     if re.search(r"\.(bias|diff_b|b_norm)$", key):
         return "changes a bias; only weights are changed"
-    if re.match(ELSEWHERE[1][0], key):
+    if re.match(_TEXT_ENCODER, key):
         return "belongs to a text encoder; only the decoder is changed"
-    if re.search(ELSEWHERE[2][0], key):
+    if re.search(_CONDITION, key):
         return "belongs to the condition encoder or the tokenizer; only the decoder is changed"
     if canonical_name(key.removesuffix(".weight")):
         return "is a whole weight, not a difference to one"

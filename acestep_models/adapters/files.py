@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .adapter import Adapter, AdapterFacts, Skipped
-from .alphas import AlphaRules, Scale
+from .alphas import ALPHA_GUESSED, YES, AlphaRules, Scale
 from .delta import Delta
 from .facts import gather_facts
 from .families import elsewhere, family_of, no_adapter, unreadable, why_skipped
@@ -38,14 +38,14 @@ def read_adapter(path: Path, alpha: float | None = None) -> Adapter:
     source = find_source(path)
     where, keys = source.header.path, list(source.header.shapes)
     parts = [part for part in map(parse_key, keys) if part is not None]
-    if reason := unreadable(keys):
+    if reason := unreadable(keys, source.config):
         raise ValueError(f"{where}: this is {reason}.")
     if all(part.role == ALPHA for part in parts):  # the snakes of a VAE have alphas too
         raise ValueError(f"{where}: this is {no_adapter(keys)}.")
     modules = _by_module(where, parts)
     if not modules:
         raise ValueError(f"{where}: this is {elsewhere(keys)}.")
-    rules = AlphaRules(source.config, alpha)
+    rules = AlphaRules(source.config, alpha, source.header.metadata.get(ALPHA_GUESSED) == YES)
     deltas, scales = _read_deltas(source, modules, rules)
     used = {part.key for roles in modules.values() for part in roles.values()}
     facts = gather_facts(source, deltas, scales)

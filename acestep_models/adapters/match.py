@@ -10,7 +10,9 @@ from .adapter import Adapter, Skipped
 from .delta import Delta
 
 WIDTHS = {2048: "2B", 2560: "XL"}
-_WIDTH_OF = (".self_attn.q_proj", ".self_attn.k_proj", ".mlp.gate_proj")  # modules that read the decoder's width
+# Modules that read the decoder's width, and those that write it.
+READ_WIDTH = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "cross_attn.q_proj", "gate_proj", "up_proj")
+WRITE_WIDTH = ("o_proj", "down_proj", "condition_embedder")
 _SHOWN = 3
 
 
@@ -46,7 +48,12 @@ def describe_width(width: int) -> str:
 
 def width_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """The width of a decoder by the shapes of its weights or of deltas, None where no module shows it."""
-    return next((shape[1] for name, shape in shapes.items() if name.endswith(_WIDTH_OF)), None)
+    for name, shape in shapes.items():
+        if name.endswith(READ_WIDTH):
+            return shape[1]
+        if name.endswith(WRITE_WIDTH):
+            return shape[0]
+    return None
 
 
 def _mismatch(name: str, delta: Delta, shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from .delta import Delta, DoRA, Full, LoHa, LoKr, LowRank
 
 Tensors = Mapping[str, Tensor]
 ScaleOf = Callable[[int | None], float]
+_F = TypeVar("_F", LowRank, LoKr, LoHa)
 
 ALPHA, MAGNITUDE = "alpha", "magnitude"
 # Parts that would change what the others mean.
@@ -67,7 +70,7 @@ def row_lengths(magnitude: Tensor, out: int) -> Tensor:
 
 def _low_rank(tensors: Tensors, scale_of: ScaleOf) -> LowRank:
     down, up = _both(tensors, "down", "up")
-    return LowRank(down, up, scale_of(down.shape[0]))
+    return _with_scale(LowRank(down, up), scale_of)
 
 
 def _lokr(tensors: Tensors, scale_of: ScaleOf) -> LoKr:
@@ -75,15 +78,19 @@ def _lokr(tensors: Tensors, scale_of: ScaleOf) -> LoKr:
     core = tensors.get("lokr_t2")
     if core is not None and len(right) != 2:
         raise ValueError("has lokr_t2 without lokr_w2_a and lokr_w2_b; the file is damaged")
-    unscaled = LoKr(left, right, 1.0, core)
-    return LoKr(left, right, scale_of(unscaled.rank), core)
+    return _with_scale(LoKr(left, right, 1.0, core), scale_of)
 
 
 def _loha(tensors: Tensors, scale_of: ScaleOf) -> LoHa:
     first = _both(tensors, "hada_w1_a", "hada_w1_b")
     second = _both(tensors, "hada_w2_a", "hada_w2_b")
     cores = _both(tensors, "hada_t1", "hada_t2") if tensors.keys() & {"hada_t1", "hada_t2"} else None
-    return LoHa(first, second, scale_of(first[1].shape[0]), cores)
+    return _with_scale(LoHa(first, second, 1.0, cores), scale_of)
+
+
+def _with_scale(delta: _F, scale_of: ScaleOf) -> _F:
+    """The same at its scale: the rank is known for sure once the factors were found to belong together."""
+    return replace(delta, scale=scale_of(delta.rank))
 
 
 def _full(tensors: Tensors, scale_of: ScaleOf) -> Full:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from .delta import Delta
 
+LAST = 999  # no decoder has nearly so many layers
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _GROUP = re.compile(r"\.(self_attn|cross_attn|mlp)(?![a-z])")
-_RANGE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+_RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def parse_layers(text: str) -> frozenset[int] | None:
     layers: set[int] = set()
     for part, match in zip(parts, found, strict=True):
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
+        if last < first or last > LAST:
             raise ValueError(
-                f"layers: {part!r} in {text!r} is no layer and no range of layers: write numbers from 0 and ranges "
-                'from the smaller to the larger, as in "0-11, 20"; empty means all layers'
+                f"layers: {part!r} in {text!r} is no layer and no range of layers: write numbers from 0 to {LAST} and "
+                'ranges from the smaller to the larger, as in "0-11, 20"; empty means all layers'
             )
         layers.update(range(first, last + 1))
     return frozenset(layers) if parts else None

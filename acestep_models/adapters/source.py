@@ -14,6 +14,7 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SUFFIX = ".safetensors"
+WEIGHT_SUFFIXES = (SUFFIX, ".sft")  # in any case
 
 # Headers that carry a config: key -> what diffusers puts before each name in it.
 DIFFUSERS_KEY = "lora_adapter_metadata"
@@ -22,6 +23,7 @@ LYCORIS_KEY = "lokr_config"
 
 # What adapter_config.json may call an adapter that is read here.
 PEFT_TYPES = ("LORA", "LOKR", "LOHA")
+CAUSAL_LM = "CAUSAL_LM"  # the task_type of a language model
 # Such a start changes the base weights too; PEFT can convert the result when it saves.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
@@ -68,7 +70,7 @@ def find_source(path: Path) -> Source:
 def _weights_in(folder: Path) -> Path:
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
-    found = sorted(folder.glob(f"*{SUFFIX}"))
+    found = _weight_files(folder)
     if len(found) == 1:
         return found[0]
     if found:
@@ -87,7 +89,11 @@ def _pickle(path: Path) -> str:
 
 
 def _is_own_config(weights: Path) -> bool:
-    return weights.name == WEIGHTS or len(list(weights.parent.glob(f"*{SUFFIX}"))) == 1
+    return weights.name == WEIGHTS or [file.name for file in _weight_files(weights.parent)] == [weights.name]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in WEIGHT_SUFFIXES)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -129,9 +135,9 @@ def _check_type(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: an adapter of the type {kind!r}; {', '.join(PEFT_TYPES)} can be applied here. Merge it with PEFT "
             "into a checkpoint and load that."
         )
-    if config.get("task_type") == "CAUSAL_LM":
+    if config.get("task_type") == CAUSAL_LM:
         raise ValueError(
-            f"{path}: a LoRA of a language model (task_type CAUSAL_LM), and adapters here change the decoder of the "
+            f"{path}: a LoRA of a language model (task_type {CAUSAL_LM}), and adapters here change the decoder of the "
             "DiT. Choose one that was trained on it."
         )
 

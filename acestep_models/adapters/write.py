@@ -22,14 +22,23 @@ from torch import Tensor
 
 from ..loading.keymaps import DIFFUSERS
 from .adapter import Adapter, AdapterFacts
+from .alphas import ALPHA_GUESSED, YES
 from .delta import Delta, DoRA, Full, LoHa, LoKr, LowRank
+from .source import CONFIG, SUFFIX, WEIGHTS
 
 PEFT = "peft"
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-SUFFIX = ".safetensors"
 
 # What of the header says how another file names or scales things; the new one has its own.
-_STALE = {"format", "lora_adapter_metadata", "lokr_config", "lycoris_config", "rank", "alpha", "lora_alpha"}
+_STALE = {
+    "format",
+    "lora_adapter_metadata",
+    "lokr_config",
+    "lycoris_config",
+    "rank",
+    "alpha",
+    "lora_alpha",
+    ALPHA_GUESSED,
+}
 _FACTS = ("base_variant", "trigger", "trigger_position", "conditioning")
 _WHOLE_LOKR = json.dumps({"linear_dim": 1, "linear_alpha": 1})  # LyCORIS: alpha is the dim where nothing is factored
 
@@ -78,8 +87,8 @@ def write_adapter(adapter: Adapter, path: Path, family: str) -> Path:
     try:
         if family == PEFT:
             draft.mkdir()
-            _write_text(draft / CONFIG_FILE, json.dumps(peft_config(adapter), indent=2))
-            _write_tensors(draft / WEIGHTS_FILE, tensors, header)
+            _write_text(draft / CONFIG, json.dumps(peft_config(adapter), indent=2))
+            _write_tensors(draft / WEIGHTS, tensors, header)
         else:
             _write_tensors(draft, tensors, header)
         draft.rename(path)
@@ -127,7 +136,8 @@ def _check(adapter: Adapter, path: Path, family: str) -> None:
     if family == PEFT and "dora" in kinds and (kinds != {"dora"} or inner != {"lora"}):
         raise ValueError(f"{path}: a PEFT folder holds either plain LoRAs or DoRAs of LoRAs, {_held_by(kinds | inner)}")
     if not kinds <= FAMILIES[family].kinds:
-        raise ValueError(f"{path}: {family!r} cannot hold {_words(kinds - FAMILIES[family].kinds)}, {_held_by(kinds)}")
+        held = _held_by(kinds, peft=kinds == {"dora"} and inner == {"lora"})
+        raise ValueError(f"{path}: {family!r} cannot hold {_words(kinds - FAMILIES[family].kinds)}, {held}")
     if any(isinstance(delta, DoRA) and delta.strength != 1 for delta in adapter.deltas.values()):
         raise ValueError(
             f"{path}: no file can hold a DoRA at another strength than 1. Write it at 1 and choose the strength where "
@@ -135,9 +145,11 @@ def _check(adapter: Adapter, path: Path, family: str) -> None:
         )
 
 
-def _held_by(kinds: set[str]) -> str:
-    names = [name for name, family in FAMILIES.items() if kinds <= family.kinds and name != PEFT]
-    return f"this adapter has {_words(kinds)}. Choose {' or '.join(names)}"
+def _held_by(kinds: set[str], *, peft: bool = False) -> str:
+    """The families that can hold these kinds, and what else helps; `peft` whether a folder could."""
+    names = [name for name, family in FAMILIES.items() if kinds <= family.kinds and (name != PEFT or peft)]
+    smaller = "" if "dora" in kinds else ", or cut it to a rank, which makes it a plain LoRA"
+    return f"this adapter has {_words(kinds)}. Choose {' or '.join(names)}{smaller}"
 
 
 def _words(kinds: set[str]) -> str:
@@ -147,9 +159,10 @@ def _words(kinds: set[str]) -> str:
 
 def _tensors(adapter: Adapter, family: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
+    seen: set[int] = set()
     for name, delta in adapter.deltas.items():
         parts = _parts(delta, family)
-        found |= {f"{_prefix(name, family)}.{part}": _stored(tensor) for part, tensor in parts.items()}
+        found |= {f"{_prefix(name, family)}.{part}": _stored(tensor, seen) for part, tensor in parts.items()}
     return found
 
 
@@ -230,8 +243,13 @@ def _plain(value: float) -> float:
     return int(short) if short.is_integer() else value
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+def _stored(tensor: Tensor, seen: set[int]) -> Tensor:
+    """On the CPU, in one piece, sharing no memory with what has been `seen`: safetensors takes nothing else."""
+    held = tensor.detach().cpu().contiguous()
+    if held.untyped_storage().data_ptr() in seen:
+        held = held.clone()
+    seen.add(held.untyped_storage().data_ptr())
+    return held
 
 
 def _header(adapter: Adapter, family: str) -> dict[str, str]:
@@ -246,7 +264,8 @@ def _header(adapter: Adapter, family: str) -> dict[str, str]:
 
 
 def _said(facts: AdapterFacts) -> Mapping[str, str]:
-    return {name: str(getattr(facts, name)) for name in _FACTS if getattr(facts, name) is not None}
+    said = {name: str(getattr(facts, name)) for name in _FACTS if getattr(facts, name) is not None}
+    return said | ({ALPHA_GUESSED: YES} if facts.alpha_guessed else {})
 
 
 def _diffusers_config(adapter: Adapter) -> dict[str, Any]:

@@ -26,7 +26,7 @@ TEXT_ENCODERS = "text_encoders"
 PLANNER_ROOTS = (TEXT_ENCODERS, *MODEL_ROOTS)
 TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER = "Qwen3-Embedding-0.6B", "vae", "acestep-5Hz-lm-"
 _BESIDE = (TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER)
-_WEIGHTS = (".safetensors", ".sft")
+WEIGHT_SUFFIXES = (".safetensors", ".sft")
 _INDEX, _CONFIG = "model_index.json", "config.json"
 _UPSTREAM_WEIGHTS = frozenset(("model.safetensors", "model.safetensors.index.json"))
 _DEPTH = 2
@@ -83,7 +83,7 @@ def _is_inside(name: str, folders: Iterable[str]) -> bool:
 
 def weight_names(category: str) -> list[str]:
     """Names of the safetensors files in one of the host's model folders."""
-    return [name for name in folder_paths.get_filename_list(category) if name.lower().endswith(_WEIGHTS)]
+    return [name for name in folder_paths.get_filename_list(category) if name.lower().endswith(WEIGHT_SUFFIXES)]
 
 
 def model_path(name: str, socket: str = "model") -> Path:
@@ -246,7 +246,7 @@ def host_tokenizer() -> Path:
 def stamp(path: Path) -> str:
     """Changes when the file or folder at `path` does; cheap. What cannot be read only has its name."""
     files = [folder / name for folder, names in _walk(path, _DEPTH) for name in names]
-    weights = [file for file in files if file.name.lower().endswith(_WEIGHTS)]
+    weights = [file for file in files if file.name.lower().endswith(WEIGHT_SUFFIXES)]
     return "|".join(_state(file) for file in weights or [path])
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import folder_paths
 
 from ...acestep_models.adapters.files import Adapter
-from ...acestep_models.adapters.write import PEFT, SUFFIX, write_adapter
+from ...acestep_models.adapters.source import SUFFIX
+from ...acestep_models.adapters.write import PEFT, write_adapter
 from .loras import LORAS
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a number and the ending are added

@@ -13,6 +13,8 @@ from torch import Tensor
 from .adapters import DECODER
 from .models import song_model
 
+WORK_COPIES = 6  # two weights, a difference, and what a decomposition takes beside it
+
 
 class DecoderWeights(Mapping[str, Tensor]):
     """The decoder's weights in float32 under its own names, patches applied, each made when it is asked for.
@@ -56,7 +58,18 @@ def decoder_pair(model_tuned: Any, model_base: Any) -> tuple[DecoderWeights, Dec
             "model that the tuned one was made from"
         )
     device = management.get_torch_device()
+    _make_room(model_base, device)
     return DecoderWeights(model_tuned, device), DecoderWeights(model_base, device)
+
+
+def _make_room(model: Any, device: torch.device) -> None:
+    """Have the host put models off the device until the largest weight can be taken apart on it.
+
+    The host does not count what is computed outside of its samplers.
+    """
+    largest = max(weight.numel() for weight in song_model(model).diffusion_model.decoder.parameters())
+    need = WORK_COPIES * largest * torch.float32.itemsize
+    management.free_memory(need + management.minimum_inference_memory(), device)
 
 
 def _size(where: str, model: Any) -> str:

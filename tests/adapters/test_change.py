@@ -119,7 +119,9 @@ def test_the_search_in_large_matrices_loses_hardly_more_than_it_must(monkeypatch
     monkeypatch.setattr("acestep_models.adapters.svd.EXACT_SIZE", 16)
     found = factor_matrix(matrix, 12)
     least = float(values[12:].norm())
-    assert found.error == pytest.approx(float((matrix - found.delta.matrix()).norm()))
+    discarded = (matrix.double() - found.delta.matrix().double()).norm()  # not the tail of what the search has found
+    assert found.error == pytest.approx(float(discarded), rel=1e-5)
+    assert found.norm == pytest.approx(float(values.norm()), rel=1e-5)
     assert least * (1 - 1e-6) <= found.error <= 1.01 * least
     assert torch.equal(found.delta.up, factor_matrix(matrix, 12).delta.up)
 
@@ -177,3 +179,34 @@ def test_work_is_counted_and_can_be_cancelled(make_adapter):
     runtime.cancel = True
     with pytest.raises(Cancelled):
         resize(adapter, 1, runtime)
+
+
+@pytest.mark.parametrize("kinds", [("lora", "lora"), ("lora", "lokr"), ("full", "loha")])
+def test_a_merge_to_a_rank_is_a_merge_that_is_resized(kinds, make_adapter, relative_error):
+    adapters = [make_adapter(kind, seed=seed, names=("q_proj", "down_proj")) for seed, kind in enumerate(kinds)]
+    runtime = PlainRuntime()
+    cut = merge(adapters, [1.0, -0.5], 2, runtime)
+    expected, loss = resize(merge(adapters, [1.0, -0.5]), 2)
+    assert list(cut.deltas) == list(expected.deltas)
+    for name, delta in cut.deltas.items():
+        assert delta.rank == 2
+        assert relative_error(delta.matrix(), expected.deltas[name].matrix()) < 1e-6
+    assert (cut.facts.notes, cut.facts.ranks) == (expected.facts.notes, (2,))
+    assert cut.facts.notes[-1] == str(loss)
+    assert runtime.last_progress == (len(cut.deltas), len(cut.deltas))
+    runtime.cancel = True
+    for rank in (None, 2):
+        with pytest.raises(Cancelled):
+            merge(adapters, [1.0, 1.0], rank, runtime)
+    with pytest.raises(ValueError, match="rank: expected 1 or more, got 0"):
+        merge(adapters, [1.0, 1.0], 0)
+
+
+def test_a_merge_has_a_guessed_alpha_only_where_all_have_one(make_adapter, relative_error):
+    guess, known = make_adapter(seed=1, alpha_guessed=True), make_adapter(seed=2)
+    assert not merge([guess, known], [1.0, 1.0]).facts.alpha_guessed
+    alone = merge([guess], [0.5])
+    assert alone.facts.alpha_guessed
+    for name, delta in alone.deltas.items():
+        assert delta.scale == 1
+        assert relative_error(delta.matrix(), 0.5 * guess.deltas[name].matrix()) < 1e-6

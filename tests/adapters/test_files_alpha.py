@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "oracles"))
 
 import adapter_zoo as zoo
 
 from acestep_models.adapters.files import read_adapter
+from acestep_models.adapters.write import write_adapter
 
 RANK = 4
 Q, UP = "layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"
@@ -185,6 +187,9 @@ def test_a_users_alpha_is_a_strength(given, tmp_path):
             {"lora_alpha": 8, "alpha_pattern": {"q_proj": None}},
             "alpha_pattern\\['q_proj'\\] is None, expected a number",
         ),
+        ({"lora_alpha": 8, "alpha_pattern": {"(?=q)q_proj": 8}}, "a group of the form"),
+        ({"lora_alpha": 8, "alpha_pattern": {"(q)_\\1": 8}}, "refers back"),
+        ({"lora_alpha": 8, "alpha_pattern": {"x" * 201: 8}}, "is longer than 200 characters"),
         ({"lora_alpha": 8, "alpha_pattern": [8]}, "alpha_pattern is \\[8\\], expected an object"),
     ],
 )
@@ -199,3 +204,75 @@ def test_an_alpha_is_one_number(stored, tmp_path):
     tensors = {**zoo.spelled("bare", zoo.low_rank(RANK, MODULES)), f"{Q}.alpha": stored}
     with pytest.raises(ValueError, match="its alpha is .*, expected one number"):
         read_adapter(zoo.save(tmp_path / "a.safetensors", tensors))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "config"])
+@pytest.mark.parametrize(("alpha", "note"), [(0.0, "alpha 0: no effect"), (-8.0, "alpha below 0: it turns the")])
+def test_an_odd_alpha_is_said(kind, alpha, note, tmp_path):
+    tensors = zoo.spelled("peft", zoo.low_rank(RANK, MODULES))
+    if kind == "tensor":
+        tensors |= zoo.alphas("peft", MODULES, torch.tensor(alpha))
+    adapter = read_adapter(zoo.save_peft(tmp_path, tensors, r=RANK, lora_alpha=alpha if kind == "config" else 8))
+    assert scales(adapter) == (alpha / RANK, alpha / RANK)
+    assert [one.startswith(note) and one.endswith("(in 2 of 2 modules)") for one in adapter.facts.notes] == [True]
+
+
+@pytest.mark.parametrize("family", ["peft", "single", "kohya", "diffusers"])
+def test_a_guess_stays_a_guess_in_the_files_that_are_written(family, tmp_path):
+    path = zoo.save(tmp_path / "a.safetensors", zoo.spelled("bare", zoo.low_rank(RANK, MODULES)))
+    silent = read_adapter(path)
+    assert silent.facts.alpha_guessed and not read_adapter(path, alpha=8).facts.alpha_guessed
+    new = write_adapter(silent, tmp_path / ("song" if family == "peft" else "song.safetensors"), family)
+    again = read_adapter(new)
+    assert again.facts.alpha_guessed and again.facts.notes == silent.facts.notes
+    assert again.facts.metadata["alpha_guessed"] == "true"
+    told = read_adapter(new, alpha=8)
+    assert (scales(told), told.facts.alphas, told.facts.notes) == ((2.0, 2.0), (8.0,), ())
+    last = read_adapter(write_adapter(told, tmp_path / "last.safetensors", "single"))
+    assert (scales(last), last.facts.alpha_guessed, "alpha_guessed" in last.facts.metadata) == (
+        (2.0, 2.0),
+        False,
+        False,
+    )
+
+
+# LoHa's configs say alpha, LoRA's lora_alpha; DoRA's scale is that of its LoRA.
+KINDS_ALPHA = {
+    "alpha = r": ({"alpha": 2}, 1.0),
+    "alpha = 2 r": ({"alpha": 4}, 2.0),
+    "a pattern": ({"alpha": 4, "alpha_pattern": {"q_proj": 1}}, 0.5),
+    "no alpha": ({}, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", KINDS_ALPHA)
+@pytest.mark.parametrize("kind", ["loha", "dora"])
+def test_the_config_of_loha_and_dora(kind, case, tmp_path):
+    config, scale = KINDS_ALPHA[case]
+    prefix = f"base_model.model.{Q}"
+    if kind == "loha":
+        tensors, unscaled = zoo.loha(prefix, (32, 32), 2)
+        named = {"peft_type": "LOHA", "r": 2, **config}
+    else:
+        factors = zoo.low_rank(2, {Q: (32, 32)})
+        unscaled = zoo.product(factors)[Q]
+        tensors = {**zoo.spelled("peft", factors), f"{prefix}.lora_magnitude_vector": torch.ones(32)}
+        named = {"r": 2, "use_dora": True, **{key.replace("alpha", "lora_alpha", key == "alpha"): value
+                                              for key, value in config.items()}}  # fmt: skip
+    adapter = read_adapter(zoo.save_peft(tmp_path, tensors, **named))
+    assert adapter.deltas[Q].kind == kind and noted(adapter) == (case == "no alpha")
+    torch.testing.assert_close(adapter.deltas[Q].matrix().double(), scale * unscaled.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_config_of_other_weights_is_named_and_an_alpha_overrules_it(tmp_path):
+    """Somebody cut the weights to rank 4 and left the config of rank 64: alpha 128 would act 16 times too strong."""
+    tensors = {f"base_model.model.{UP}.lora_{half}.weight": torch.ones(4, 4) for half in "AB"}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 64, "lora_alpha": 128, "peft_type": "LORA"}))
+    guessed = read_adapter(tmp_path)
+    assert next(iter(guessed.deltas.values())).scale == 32
+    assert any(
+        "the config says rank 64 and the weights have another (in 1 of 1" in note for note in guessed.facts.notes
+    )
+    told = read_adapter(tmp_path, alpha=8)
+    assert next(iter(told.deltas.values())).scale == 2 and not told.facts.notes

@@ -118,6 +118,34 @@ DAMAGED = {
     "no numbers": ({A: torch.ones(0, 32), B: torch.ones(32, 0)}, r"is empty \(\[0, 32\]\)"),
     "integers": ({A: torch.ones(4, 32, dtype=torch.int8), B: ONE[B]}, "holds torch.int8, expected floating point"),
     "a Tucker core": ({**ONE, f"{Q}.lora_mid.weight": torch.ones(4, 4)}, "Tucker decomposition"),
+    "a LoRA of numbers": ({A: torch.tensor(1.0), B: torch.tensor(1.0)}, f"{Q}: the two halves"),
+    "a LoKr of vectors": ({f"{Q}.lokr_w1": torch.ones(4), f"{Q}.lokr_w2": torch.ones(8, 8)}, "factors of a LoKr"),
+    "a LoKr of numbers": ({f"{Q}.lokr_w1": torch.ones(4, 4), f"{Q}.lokr_w2": torch.tensor(1.0)}, "factors of a LoKr"),
+    "a core of another LoKr": (
+        {
+            f"{Q}.lokr_w1": torch.ones(4, 4),
+            f"{Q}.lokr_w2_a": torch.ones(2, 8),
+            f"{Q}.lokr_w2_b": torch.ones(2, 8),
+            f"{Q}.lokr_t2": torch.ones(3, 2, 1),
+        },
+        r"around t2 \[3, 2, 1\]",
+    ),
+    "a LoHa of two sizes": (
+        {
+            f"{Q}.hada_w1_a": torch.ones(32, 2),
+            f"{Q}.hada_w1_b": torch.ones(2, 32),
+            f"{Q}.hada_w2_a": torch.ones(32, 2),
+            f"{Q}.hada_w2_b": torch.ones(2, 1),
+        },
+        "of one size",
+    ),
+    "cores of two sizes": (
+        {f"{Q}.hada_w{side}_{half}": torch.ones(2, 32) for side in (1, 2) for half in "ab"}
+        | {f"{Q}.hada_t1": torch.ones(2, 2, 1), f"{Q}.hada_t2": torch.ones(2, 2)},
+        "around t1 and t2",
+    ),
+    "a number as a difference": ({f"{Q}.diff": torch.tensor(1.0)}, "one number"),
+    "a number as magnitudes": ({**ONE, f"{Q}.dora_scale": torch.tensor(1.0)}, r"\[\], expected \[32\]"),
     "nothing": ({}, "the file holds no tensors"),
 }
 
@@ -180,6 +208,33 @@ def test_a_config_is_not_taken_from_a_neighbour(tmp_path):
     assert other.deltas[Q].scale == 1.0
     assert "adapter_config.json beside it was not used" in other.facts.notes[0]
     assert read_adapter(tmp_path).deltas[Q].scale == 16.0
+
+
+@pytest.mark.parametrize("neighbour", ["b.safetensors", "b.sft", "b.SAFETENSORS"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.sft", "a.SAFETENSORS"])
+def test_a_config_is_a_files_own_only_where_it_lies_alone(name, neighbour, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8}), encoding="utf-8")
+    path = zoo.save(tmp_path / name, ONE)
+    assert read_adapter(path).deltas[Q].scale == 2.0
+    zoo.save(tmp_path / neighbour, ONE)
+    assert read_adapter(path).deltas[Q].scale == 1.0
+
+
+def test_a_file_that_is_no_weight_file_takes_no_neighbours_config(tmp_path):
+    folder = zoo.save_peft(tmp_path, ONE, lora_alpha=8)
+    (folder / "adapter_model.safetensors").rename(folder / "b.safetensors")
+    other = zoo.save(folder / "a.weights", ONE)
+    assert read_adapter(other).deltas[Q].scale == 1.0
+
+
+def test_a_task_type_settles_what_the_keys_leave_open(tmp_path):
+    tensors = pair("base_model.model.model.layers.0.self_attn.q_proj")
+    folder = zoo.save_peft(tmp_path, tensors, r=2, lora_alpha=2, task_type=None)
+    assert list(read_adapter(folder).deltas) == [Q]
+    for config in ({}, {"task_type": "CAUSAL_LM"}):
+        zoo.save_peft(tmp_path, tensors, r=2, lora_alpha=2, **config)
+        with pytest.raises(ValueError, match="task_type"):
+            read_adapter(folder)
 
 
 @pytest.mark.parametrize(

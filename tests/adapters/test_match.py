@@ -80,13 +80,13 @@ def test_layers_are_chosen_and_what_stands_outside_them_stays():
 
 @pytest.mark.parametrize(
     ("text", "layers"),
-    [("", None), (" , ", None), ("3", {3}), ("0-2, 20", {0, 1, 2, 20}), (" 5 - 5,1,", {1, 5})],
+    [("", None), (" , ", None), ("999", {999}), ("3", {3}), ("0-2, 20", {0, 1, 2, 20}), (" 5 - 5,1,", {1, 5})],
 )
 def test_layers_are_read(text, layers):
     assert parse_layers(text) == layers
 
 
-@pytest.mark.parametrize("text", ["a", "3-1", "1-", "-1", "1.5", "0-2-4"])
+@pytest.mark.parametrize("text", ["a", "3-1", "1-", "-1", "1.5", "0-2-4", "1000", "0-1000", "0-99999999999"])
 def test_what_is_no_layer_is_an_error(text):
     with pytest.raises(ValueError, match="write numbers from 0"):
         parse_layers(text)

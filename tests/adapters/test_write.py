@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from acestep_models.adapters import write
-from acestep_models.adapters.delta import DoRA
+from acestep_models.adapters.delta import DoRA, LowRank
 from acestep_models.adapters.files import read_adapter
 from acestep_models.adapters.write import FAMILIES, write_adapter
 from acestep_models.dit.transformer import DiT
@@ -208,6 +208,17 @@ def test_what_no_file_can_say_is_an_error(make_adapter, tmp_path):
             write_adapter(adapter, tmp_path / "song" if family == "peft" else path, family)
     with pytest.raises(ValueError, match="ends in .safetensors"):
         write_adapter(make_adapter(), tmp_path / "song.pt", "single")
+
+
+def test_tensors_may_share_memory_or_lie_crosswise(make_adapter, tmp_path):
+    """Tied modules and views, as models and merges leave them; what is in order is not copied."""
+    down, up = torch.randn(6, 2).T, torch.randn(32, 4)[:, :2]
+    tied = {f"layers.{layer}.self_attn.q_proj": LowRank(down, up, 0.5) for layer in (0, 1)}
+    adapter = replace(make_adapter(), deltas=tied)
+    check_same(read_adapter(write_adapter(adapter, tmp_path / "song.safetensors", "single")), adapter)
+    plain, seen = torch.randn(4, 3), set()
+    assert write._stored(plain, seen).data_ptr() == plain.data_ptr()
+    assert write._stored(plain, seen).data_ptr() != plain.data_ptr()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,7 +7,7 @@ import json
 import prompts as p
 import pytest
 import torch
-from hostlib import LORA, MODEL
+from hostlib import LORA, ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -18,18 +18,26 @@ WIDGETS = {
     "self_attention": 1.0,
     "cross_attention": 1.0,
     "mlp": 1.0,
+    "other": 1.0,
     "layers": "",
     "alpha": -1.0,
 }
 STEM = "diffusion_model.decoder."
+TWIN = ROOT / "workflows" / "api" / "use_lora.json"
 
 
 @pytest.fixture
-def latents(host):
+def latents(run_latents):
     """latents(prompt, name) -> what the sampler of a prompt made."""
+    return lambda prompt, name: run_latents(p.latent_only(prompt, name))
 
-    def run(prompt, name):
-        done = host.run(p.latent_only(prompt, name))
+
+@pytest.fixture
+def run_latents(host):
+    """run_latents(prompt) -> what a prompt with SaveLatent saved."""
+
+    def run(prompt):
+        done = host.run(prompt)
         assert done.ok, done.message
         saved = done.outputs[p.SAVE]["latents"][0]
         return load_file(host.base / saved["type"] / saved["subfolder"] / saved["filename"])["latent_tensor"]
@@ -90,6 +98,29 @@ def test_strength_1_is_the_merged_model_and_0_is_none(latents, relative_error, m
     assert torch.equal(latents(p.song(seed=3), "again"), plain)
 
 
+def shipped(strength, **loader):
+    """The shipped workflow up to its sampler, at another strength."""
+    nodes = json.loads(TWIN.read_text())
+    ids = {node["class_type"]: number for number, node in nodes.items()}
+    kept = {ids[kind]: nodes[ids[kind]] for kind in ids if kind.endswith(("LoadDiT", "LoRA", "Blueprint", "Sample"))}
+    kept[ids["ACEStepLoadDiT"]]["inputs"] |= loader
+    kept[ids["ACEStepApplyLoRA"]]["inputs"]["strength"] = strength
+    kept[p.SAVE] = p.node("SaveLatent", samples=[ids["ACEStepDiTSample"], 0], filename_prefix="latents/twin")
+    return kept
+
+
+def test_the_shipped_workflow_at_1_is_the_merged_model_and_at_0_is_none(run_latents, relative_error, merged):
+    expected, one = run_latents(shipped(0.0, model=merged)), run_latents(shipped(1.0))
+    off, bare = run_latents(shipped(0.0)), shipped(1.0)
+    (patch,) = [number for number, node in bare.items() if node["class_type"] == "ACEStepApplyLoRA"]
+    (load,) = [number for number, node in bare.items() if node["class_type"] == "ACEStepLoadDiT"]
+    (sample,) = [number for number, node in bare.items() if node["class_type"] == "ACEStepDiTSample"]
+    bare[sample]["inputs"]["model"] = [load, 0]
+    del bare[patch]
+    assert relative_error(one, expected) < 1e-5 and relative_error(one, off) > 1e-2
+    assert torch.equal(off, run_latents(bare))
+
+
 def test_every_sampler_has_it(latents, relative_error):
     ours = latents(applied(p.song(seed=3), strength=0.7), "ours")
     ksampler = latents(applied(p.ksampler(p.song(seed=3)), strength=0.7), "theirs")
@@ -104,6 +135,40 @@ def test_the_hosts_loader_takes_the_single_file_alike(host, latents, relative_er
     theirs = latents(p.patched(p.song(seed=3), "LoraLoaderModelOnly", **inputs), "theirs")
     assert relative_error(theirs, ours) < 1e-5
     assert "lora key not loaded" not in host.log[seen:]
+
+
+@pytest.fixture(scope="module")
+def kinds(models, lora):
+    """A LoRA, a LoKr and a LoHa as LyCORIS names them, by kind."""
+    random = torch.Generator().manual_seed(5)
+    files = {"lora": LORA, "lokr": "kr.safetensors", "loha": "ha.safetensors"}
+    tensors = {kind: {} for kind in files}
+    for key, up in lora.items():
+        if key.endswith(".lora_up.weight"):
+            name, out = key.removesuffix(".lora_up.weight"), len(up)
+            flat = "lycoris_" + name.removeprefix(STEM).replace(".", "_")
+            width = lora[f"{name}.lora_down.weight"].shape[1]
+            for part, shape in {"w1": (4, 2), "w2_a": (out // 4, 3), "w2_b": (3, width // 2)}.items():
+                tensors["lokr"][f"{flat}.lokr_{part}"] = 0.1 * torch.randn(shape, generator=random)
+            for part, shape in {"w1_a": (out, 3), "w1_b": (3, width), "w2_a": (out, 3), "w2_b": (3, width)}.items():
+                tensors["loha"][f"{flat}.hada_{part}"] = 0.2 * torch.randn(shape, generator=random)
+            tensors["lokr"][f"{flat}.alpha"] = tensors["loha"][f"{flat}.alpha"] = torch.tensor(6.0)
+    for kind in ("lokr", "loha"):
+        save_file({key: value.clone() for key, value in tensors[kind].items()}, models / "loras" / files[kind])
+    return files
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+def test_the_hosts_loader_takes_a_converted_file_alike(host, kinds, latents, relative_error, kind):
+    values = {"lora": kinds[kind], "family": "single", "name": f"for_host_{kind}", "rank": 0, "alpha": -1.0}
+    run = host.run({"61": p.node("ACEStepConvertLoRA", **values)})
+    assert run.ok, run.message
+    entry = run.text("61").splitlines()[0].removeprefix("saved: loras/")
+    ours, seen = latents(applied(p.song(seed=3), lora=kinds[kind]), "ours"), len(host.log)
+    theirs = p.patched(p.song(seed=3), "LoraLoaderModelOnly", lora_name=entry, strength_model=1.0)
+    assert relative_error(latents(theirs, "theirs"), ours) < 1e-5
+    assert relative_error(latents(p.song(seed=3), "plain"), ours) > 1e-3
+    assert not [words for words in ("lora key not loaded", "NOT LOADED", "ERROR lora") if words in host.log[seen:]]
 
 
 def test_two_in_a_row_add_up(latents, relative_error):
@@ -122,11 +187,28 @@ def test_the_node_says_what_it_did(host, folder):
     assert "trigger: paper boats (prepend)" in said and "strength: 0 (off: the model is passed on" in said
 
 
+def test_the_node_says_what_does_not_act_and_why(host, models, lora):
+    beyond, other = f"{STEM}layers.9.mlp.up_proj", "text_encoders.qwen.layers.0.mlp.up_proj"
+    extra = {f"{name}.lora_{part}.weight": torch.ones(2, 2) for name in (beyond, other) for part in ("down", "up")}
+    save_file({**lora, **extra}, models / "loras" / "odd.safetensors", {"base_variant": "acestep-v15-base"})
+    said = host.run(applied(p.song(seed=4), lora="odd.safetensors")).text(p.PATCH).splitlines()
+    assert "matched: 32 of 33 modules" in said
+    assert "not matched: layers.9.mlp.up_proj: this decoder has no such module" in said
+    (skipped,) = [line for line in said if line.startswith("of the file not used: ")]
+    assert all(f"{other}.lora_{part}.weight" in skipped for part in ("down", "up"))
+    assert "trained on acestep-v15-base, this is turbo: it may act weaker" in said
+    fitting = host.run(applied(p.song(seed=4))).text(p.PATCH)
+    assert "trained on: turbo" in fitting
+    assert not any(words in fitting for words in ("weaker", "not matched", "not used"))
+
+
 @pytest.mark.parametrize(
     ("widgets", "words"),
     [
         ({"lora": "gone.safetensors"}, ("lora: 'gone.safetensors' is not in", LORA)),
         ({"layers": "3-1"}, ("layers: '3-1'",)),
+        ({"alpha": 0.0}, ("alpha: expected -1 (as in the file) or a number above 0", "got 0")),
+        ({"alpha": -0.5}, ("alpha: expected -1 (as in the file) or a number above 0", "got -0.5")),
     ],
 )
 def test_slips_are_named_before_anything_runs(host, widgets, words):
@@ -195,7 +277,16 @@ def test_a_hook_of_which_nothing_fits_is_an_error_of_the_sampler(host, folder, g
     good_song()
 
 
-def test_the_model_of_all_of_this_is_the_one_from_the_file(latents, relative_error):
-    """After every patch and hook: what comes out is what a fresh loader makes."""
-    loader = {"model": MODEL, "variant": "turbo"}  # another choice of the same: it is loaded anew
-    assert relative_error(latents(p.song(seed=3, loader=loader), "fresh"), latents(p.song(seed=3), "plain")) < 1e-6
+def test_after_patches_and_hooks_the_model_is_the_one_it_was(host, run_latents):
+    """One loaded model throughout: plain, applied, hooked, plain."""
+    plain = p.latent_only(p.ksampler(p.song(seed=9)), "plain")
+    first = run_latents(plain)
+    changed = [applied(p.ksampler(p.song(seed=9))), hooked(p.song(seed=9), 1.0)]
+    others = [run_latents(p.latent_only(prompt, "changed")) for prompt in changed]
+    again = host.run(plain)
+    assert again.ok and p.LOAD in again.cached and p.SAMPLE not in again.cached
+    saved = again.outputs[p.SAVE]["latents"][0]
+    assert torch.equal(
+        load_file(host.base / saved["type"] / saved["subfolder"] / saved["filename"])["latent_tensor"], first
+    )
+    assert not any(torch.equal(other, first) for other in others)

@@ -8,7 +8,7 @@ from hostlib import LORA
 from safetensors.torch import load_file
 
 INSPECT, CONVERT, MERGE, EXTRACT, AGAIN = "60", "61", "62", "63", "64"
-ON = {"self_attention": 1.0, "cross_attention": 1.0, "mlp": 1.0, "layers": "", "alpha": -1.0}
+ON = {"self_attention": 1.0, "cross_attention": 1.0, "mlp": 1.0, "other": 1.0, "layers": "", "alpha": -1.0}
 
 
 def apply(lora=LORA, strength=1.0, model=p.LOAD):
@@ -20,7 +20,15 @@ def convert(name, lora=LORA, family="peft", rank=0):
 
 
 def merge(name, **changes):
-    values = {"lora_1": LORA, "strength_1": 1.5, "lora_2": LORA, "strength_2": -0.5, "rank": 0, "family": "single"}
+    values = {
+        "lora_1": LORA,
+        "strength_1": 1.5,
+        "lora_2": LORA,
+        "strength_2": -0.5,
+        "rank": 0,
+        "alpha": -1.0,
+        "family": "single",
+    }
     return p.node("ACEStepMergeLoRAs", **{**values, "name": name, **changes})
 
 

@@ -139,6 +139,21 @@ def test_streamed_is_resident_and_the_parent_stays(fake_gpu, adapters, loaded, d
     assert loaded.model.patches == {} and patched.model is loaded.model.model
 
 
+@pytest.mark.parametrize("pair", [("lora", "lokr"), ("lora", "dora")])
+def test_streamed_is_resident_with_two_on_one_weight(fake_gpu, adapters, loaded, deltas, relative_error, pair):
+    (one, _), (two, _) = (deltas(kind) for kind in pair)
+    fake_gpu(1 << 40)
+    single = adapters.apply(loaded.model, one, 0.8)
+    alone = velocity(single)
+    both = adapters.apply(single, two, 0.5)
+    whole = velocity(both)
+    assert {key: len(patches) for key, patches in both.patches.items()} == {f"{PREFIX}{QUERY}.weight": 2}
+    fake_gpu(both.model_size() // 20)
+    streamed = velocity(both)
+    assert both.loaded_size() < both.model_size() and both.lowvram_patch_counter() == 1
+    assert relative_error(whole, alone) > 1e-4 and relative_error(streamed, whole) < 1e-6
+
+
 def test_strength_0_and_nothing_to_add_return_the_model_itself(adapters, loaded, deltas):
     given, _ = deltas("lora")
     assert adapters.apply(loaded.model, given, 0.0) is loaded.model

@@ -89,7 +89,7 @@ def run(pack, shelf):
 def apply(pack, model):
     """apply(entry, strength, onto) -> the MODEL that ApplyLoRA gives out."""
     return lambda entry, strength=1.0, onto=None: (
-        pack("lora").ApplyLoRA.execute(onto or model, entry, strength, 1.0, 1.0, 1.0, "", -1.0).args[0]
+        pack("lora").ApplyLoRA.execute(onto or model, entry, strength, 1.0, 1.0, 1.0, 1.0, "", -1.0).args[0]
     )
 
 
@@ -162,7 +162,7 @@ def test_convert_to_a_rank_loses_the_rest_of_the_singular_values(run, write, del
 
 def test_merge_is_the_sum_at_the_strengths(run, write, deltas):
     one, two, three = write("a", 1), write("b", 2, rank=2, modules=(MLP,)), write("c", 3)
-    given = "a.safetensors", 0.5, "b.safetensors", -1.5, "single", "sum", 0, "c.safetensors", 2.0, "none", 1.0
+    given = "a.safetensors", 0.5, "b.safetensors", -1.5, "single", "sum", 0, -1.0, "c.safetensors", 2.0, "none", 1.0
     made, text = run("MergeLoRAs", *given)
     expected = {SELF: 0.5 * one[SELF] + 2 * three[SELF], MLP: 0.5 * one[MLP] - 1.5 * two[MLP] + 2 * three[MLP]}
     check_same(deltas(made), expected)
@@ -177,7 +177,7 @@ def test_merge_is_the_sum_at_the_strengths(run, write, deltas):
 def test_merge_of_nothing_is_said(run, write, shelf):
     write("a")
     with pytest.raises(ValueError, match="every strength is 0"):
-        run("MergeLoRAs", "a.safetensors", 0.0, "a.safetensors", 0.0, "single", "x", 0, *ALL)
+        run("MergeLoRAs", "a.safetensors", 0.0, "a.safetensors", 0.0, "single", "x", 0, -1.0, *ALL)
     assert os.listdir(shelf) == ["a.safetensors"]
 
 
@@ -259,11 +259,11 @@ def test_names_that_are_none_are_refused_at_once(pack, run, write, shelf):
 def test_entries_that_are_gone_are_named_by_their_input(pack, run, shelf):
     tools = pack("lora_tools")
     assert "lora: 'x' is not in" in tools.InspectLoRA.validate_inputs("x")
-    assert "lora_2: 'x' is not in" in tools.MergeLoRAs.validate_inputs(None, "x", "single", "fine", "none", None)
+    assert "lora_2: 'x' is not in" in tools.MergeLoRAs.validate_inputs(None, "x", "single", "fine", -1.0, "none", None)
     assert tools.MergeLoRAs.validate_inputs(name="fine", lora_3="none") is True
     assert "family: expected one of" in tools.ExtractLoRA.validate_inputs("onnx", "fine")
     with pytest.raises(ValueError, match="^lora_3: 'x' is not in"):
-        run("MergeLoRAs", "none", 1.0, "none", 1.0, "single", "y", 0, "x", 1.0, "none", 1.0)
+        run("MergeLoRAs", "none", 1.0, "none", 1.0, "single", "y", 0, -1.0, "x", 1.0, "none", 1.0)
 
 
 def test_what_a_family_cannot_hold_says_which_can(run, write, shelf, rng, weights):
@@ -278,6 +278,93 @@ def test_what_a_family_cannot_hold_says_which_can(run, write, shelf, rng, weight
     made, _ = run("ConvertLoRA", "kr.safetensors", "diffusers", "x", out, -1.0)
     assert made == "x_00001_.safetensors"
     assert sorted(os.listdir(shelf)) == ["kr.safetensors", made]
+
+
+@pytest.fixture
+def dora(shelf, weights, rng):
+    """dora.safetensors with one module."""
+    weight = weights()[f"{SELF}.weight"]
+    parts = {
+        "lora_A.weight": torch.randn(2, weight.shape[1], generator=rng(1)),
+        "lora_B.weight": 0.02 * torch.randn(weight.shape[0], 2, generator=rng(2)),
+        "lora_magnitude_vector": 1.1 * weight.float().norm(dim=1),
+        "alpha": torch.tensor(4.0),
+    }
+    save_file({f"base_model.model.{SELF}.{part}": value for part, value in parts.items()}, shelf / "dora.safetensors")
+    return "dora.safetensors"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("family", ["single", "kohya", "peft"])
+def test_a_dora_elsewhere_is_said(run, dora, family, rank):
+    words = "a DoRA plays right in Apply LoRA and PEFT; ComfyUI's own loader takes the lengths before the change"
+    _, text = run("ConvertLoRA", dora, family, "out", rank, -1.0)
+    assert (words in text) == (family != "peft") and "DoRA for 1 modules" in text
+    _, text = run("MergeLoRAs", dora, 1.0, dora, 0.0, family, "sum", rank, -1.0, *ALL)
+    assert (words in text) == (family != "peft")
+
+
+def test_no_word_of_dora_where_there_is_none(run, write):
+    write("jazz")
+    assert "DoRA" not in run("ConvertLoRA", "jazz.safetensors", "single", "out", 0, -1.0)[1]
+
+
+def test_a_guessed_strength_is_said_and_stays_one(run, write, deltas):
+    one, two, words = write("bare", 1, alpha=None), write("known", 2), "warning: written with a guessed strength"
+    for made, text in (
+        run("ConvertLoRA", "bare.safetensors", "single", "out", 0, -1.0),
+        run("ConvertLoRA", "bare.safetensors", "peft", "out", 0, -1.0),
+        run("ConvertLoRA", "bare.safetensors", "single", "out", 2, -1.0),
+    ):
+        assert words in text, made
+    pair = "bare.safetensors", 1.0, "known.safetensors", 1.0, "single", "sum", 0
+    made, text = run("MergeLoRAs", *pair, -1.0, *ALL)
+    assert "warning: bare.safetensors says no alpha and none was given: its part is a guess" in text
+    assert "warning: known" not in text
+    check_same(deltas(made), {name: one[name] + two[name] for name in one})
+    made, text = run("MergeLoRAs", *pair, 6.0, *ALL)
+    assert "warning" not in text
+    check_same(deltas(made), {name: 2 * one[name] + two[name] for name in one})
+    assert words not in run("ConvertLoRA", "bare.safetensors", "single", "out", 0, 6.0)[1]
+
+
+@pytest.mark.parametrize("alpha", [0, -0.5, -2, float("nan"), 1e6])
+def test_an_alpha_that_is_none_is_refused(pack, run, write, apply, model, alpha):
+    write("jazz")
+    words = r"^alpha: expected -1 \(as in the file\) or a number above 0, at most 100000; got"
+    nodes = [getattr(pack(f"lora{part}"), f"{name}") for part, name in (("", "ApplyLoRA"), ("", "HookLoRA"))]
+    nodes += [getattr(pack("lora_tools"), name) for name in ("InspectLoRA", "ConvertLoRA", "MergeLoRAs")]
+    for node in nodes:
+        assert str(node.validate_inputs(alpha=alpha)).startswith(words[1:16]), node
+        assert all(node.validate_inputs(alpha=good) is True for good in (None, -1, -1.0, 0.5, 1e5))
+    with pytest.raises(ValueError, match=words):
+        run("InspectLoRA", "jazz.safetensors", alpha)
+    with pytest.raises(ValueError, match=words):
+        pack("lora").ApplyLoRA.execute(model, "jazz.safetensors", 1.0, 1.0, 1.0, 1.0, 1.0, "", alpha)
+
+
+def test_other_is_what_stands_outside_attention_and_mlp(pack, write, model):
+    write("jazz", modules=(SELF, MLP, "time_embed.linear_1"))
+    names = {}
+    for other, layers in ((1.0, ""), (0.0, ""), (1.0, "0"), (0.0, "0")):
+        node = pack("lora").ApplyLoRA.execute(model, "jazz.safetensors", 1.0, 1.0, 1.0, 1.0, other, layers, -1.0)
+        names[other, layers] = {key.split("decoder.")[1].removesuffix(".weight") for key in node.args[0].patches}
+    assert names == {
+        (1.0, ""): {SELF, MLP, "time_embed.linear_1"},
+        (0.0, ""): {SELF, MLP},
+        (1.0, "0"): {SELF, "time_embed.linear_1"},
+        (0.0, "0"): {SELF},
+    }
+
+
+def test_extract_asks_the_host_for_room_first(run, write, model, apply, monkeypatch):
+    import comfy.model_management as management
+
+    write("jazz")
+    asked, largest = [], max(weight.numel() for weight in model.model.diffusion_model.decoder.parameters())
+    monkeypatch.setattr(management, "free_memory", lambda size, device: asked.append((size, device)))
+    run("ExtractLoRA", apply("jazz.safetensors"), model, 3, "single", "found")
+    assert asked == [(6 * 4 * largest + management.minimum_inference_memory(), management.get_torch_device())]
 
 
 def counts(model):
@@ -305,7 +392,7 @@ def test_three_runs_leave_nothing_behind(run, write, on_card, apply):
         management.load_models_gpu([tuned], memory_required=0)
         run("InspectLoRA", "a.safetensors", -1.0)
         run("ConvertLoRA", "a.safetensors", "peft", "out", 2, -1.0)
-        run("MergeLoRAs", "a.safetensors", 1.0, "b.safetensors", 1.0, "single", "sum", 0, *ALL)
+        run("MergeLoRAs", "a.safetensors", 1.0, "b.safetensors", 1.0, "single", "sum", 0, -1.0, *ALL)
         run("ExtractLoRA", tuned, model, 6, "single", "found")
         del tuned
         management.load_models_gpu([model], memory_required=0)

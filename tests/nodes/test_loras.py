@@ -89,11 +89,53 @@ def test_a_file_is_parsed_once_a_state(loras, tmp_path, monkeypatch):
     assert loras.lora_stamp("b.safetensors") != beside
 
 
-def test_the_adapters_used_last_stay(loras, tmp_path, monkeypatch):
+def test_the_adapters_used_last_stay_within_so_many_bytes(loras, tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(loras, "read_adapter", lambda path, alpha: read.append(path.stem) or object())
-    parsed = loras.ParsedAdapters(2)
     files = {name: write_file(tmp_path / f"one/{name}.safetensors") for name in "abc"}
-    for name in "abacab":
-        parsed.get(files[name], None)
-    assert read == ["a", "b", "c", "b"]
+    size = files["a"].stat().st_size
+
+    def used(bound, names):
+        read.clear()
+        parsed = loras.ParsedAdapters(bound)
+        for name in names:
+            parsed.get(files[name], None)
+        return "".join(read)
+
+    assert used(2 * size, "abacab") == "abcb"
+    assert used(2 * size - 1, "aabba") == "aba"
+    assert used(size - 1, "aa") == "aa"
+    assert loras.KEPT_BYTES == 512 * 1024**2
+
+
+def test_one_state_of_a_file_is_kept(loras, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(loras, "read_adapter", lambda path, alpha: read.append(alpha) or object())
+    parsed, file = loras.ParsedAdapters(1 << 20), write_file(tmp_path / "one/a.safetensors")
+    for alpha in (None, None, 8.0, 8.0, None):
+        parsed.get(file, alpha)
+    assert read == [None, 8.0, None] and len(parsed._read) == 1
+
+
+def test_a_peft_folder_is_whole_in_one_place_or_none(loras, tmp_path):
+    """Its halves in two of the host's folders are none, and an incomplete folder hides no whole one."""
+    lone, name = write_file(tmp_path / "one/voice/adapter_model.safetensors"), os.path.join("voice", loras.WEIGHTS)
+    (tmp_path / "two/voice").mkdir()
+    (tmp_path / "two/voice/adapter_config.json").write_text("{}")
+    assert loras.lora_names() == [name]
+    write_peft(tmp_path / "two/voice")
+    assert loras.lora_names() == [name, "voice"]
+    assert loras.lora_path("voice") == tmp_path / "two/voice" and loras.lora_path(name) == lone
+
+
+def test_weights_put_beside_a_file_are_a_change_of_it(loras, tmp_path):
+    """The config of a folder counts for the only weights there."""
+    write_file(tmp_path / "one/deep/b.safetensors")
+    write_peft(tmp_path / "one/voice")
+    names = os.path.join("deep", "b.safetensors"), "voice"
+    for name, folder in zip(names, ("deep", "voice"), strict=True):
+        before = loras.lora_stamp(name)
+        (tmp_path / "one" / folder / "note.txt").write_text("x")
+        assert loras.lora_stamp(name) == before
+        write_file(tmp_path / "one" / folder / "c.SFT")
+        assert loras.lora_stamp(name) != before

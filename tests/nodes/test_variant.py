@@ -118,3 +118,23 @@ def test_a_decoder_saved_alone_is_what_its_name_says_else_what_its_conditioner_i
     whole = config(is_turbo=version == "turbo", model_version=version)
     guess = pack("variant").choose_variant("auto", config(), name, whole)
     assert guess.name == variant and ("conditioner" in guess.why) == (variant == version)
+
+
+@pytest.mark.parametrize(
+    ("trained", "variant", "differs"),
+    [
+        ("turbo", "turbo", False),
+        ("acestep-v15-turbo", "turbo", False),
+        ("acestep-v15-xl-base", "base", False),
+        ("ACE-Step/acestep-v15-base", "turbo", True),
+        ("turbo", "turbo-shift3", False),
+        ("turbo-shift3", "turbo", False),
+        ("turbo-shift1", "turbo-shift3", True),
+        ("sft", "turbo", True),
+        ("my own mix", "turbo", False),
+        ("base_sft_mix", "turbo", False),
+        ("", "turbo", False),
+    ],
+)
+def test_words_that_tell_of_another_variant(pack, trained, variant, differs):
+    assert pack("variant").differs(trained, variant) is differs
