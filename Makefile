@@ -46,8 +46,10 @@ format: $(VENV)/.test-stamp  ## let ruff mend what it can
 	@$(BIN)/ruff format .
 
 CORE := not host and not browser and not slow
-# The quick tests share nothing but read-only models, so two processes run them, a file in one piece.
+# Two processes, a file in one piece: these tests share nothing but read-only models.
 PARALLEL := -n 2 --dist loadfile
+# One at a time: each starts a ComfyUI or a browser of its own, which fills the machine.
+ALONE := tests/host tests/browser
 
 # ACESTEP_NO_SKIPS=1 makes a skipped test a failure (except those marked gpu).
 test: export PYTHONPATH := tests/plugins
@@ -56,8 +58,8 @@ test: lint  ## lint, then every test; ARGS="..." goes to pytest
 ifdef ARGS
 	@$(PYTEST) $(ARGS)
 else
-	@OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) -m "$(CORE)"
-	@$(PYTEST) -m "not ($(CORE))"
+	@OMP_NUM_THREADS=1 $(PYTEST) $(PARALLEL) $(addprefix --ignore=,$(ALONE)) tests
+	@$(PYTEST) $(ALONE)
 endif
 
 test-core: $(VENV)/.test-stamp  ## the quick tests: no ComfyUI, no browser

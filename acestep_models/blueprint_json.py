@@ -141,7 +141,7 @@ def _refuse(number: str) -> NoReturn:
 
 def _float(number: str) -> float:
     value = float(number)
-    return value if -1e300 <= value <= 1e300 else _refuse(number)
+    return value if abs(value) < float("inf") else _refuse(number)
 
 
 def _int(number: str) -> int:

@@ -13,8 +13,8 @@ from .host import loras
 from .host.adapters import Deltas, Shapes, apply, decoder_shapes, hook
 from .host.models import song_model
 from .host.schema import io, out, report, schema, socket
-from .lora_inputs import STRONGEST, alpha_input, given_alpha, lora_input
-from .lora_report import describe_adapter, describe_match
+from .lora_inputs import STRONGEST, alpha_input, check_finite, given_alpha, lora_input
+from .lora_report import OFF, describe_adapter, describe_match, modules
 from .variant import differs
 from .widgets import answer, decimal
 
@@ -28,6 +28,17 @@ class Settings:
     mlp: float
     other: float
     layers: str
+
+    def check(self, strength: float) -> None:
+        """Raises a ValueError for a number that is none, and layers that are none."""
+        check_finite(
+            strength=strength,
+            self_attention=self.self_attention,
+            cross_attention=self.cross_attention,
+            mlp=self.mlp,
+            other=self.other,
+        )
+        parse_layers(self.layers)
 
     def pick(self, deltas: Deltas, count: int) -> Deltas:
         """Those deltas that are wanted of a decoder of `count` layers, multiplied.
@@ -87,7 +98,11 @@ class ApplyLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Read, match, patch a clone, say what was done."""
         decoder, settings = song_model(model), Settings(self_attention, cross_attention, mlp, other, layers)
-        adapter = loras.load_lora(lora, given_alpha(alpha))
+        settings.check(strength)
+        number = given_alpha(alpha)
+        if not strength:
+            return io.NodeOutput(model, ui=report(f"lora: {lora}", OFF))
+        adapter = loras.load_lora(lora, number)
         found, deltas = _chosen(lora, adapter, settings, decoder_shapes(model))
         text = (
             *describe_adapter(lora, adapter),
@@ -147,7 +162,11 @@ class HookLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         """Read now; what fits shows when a sampler brings the model."""
         settings = Settings(self_attention, cross_attention, mlp, other, layers)
-        adapter = loras.load_lora(lora, given_alpha(alpha))
+        settings.check(strength)
+        number = given_alpha(alpha)
+        if not strength:
+            return io.NodeOutput(hook(lambda shapes: {}, 0.0, prev_hooks), ui=report(f"lora: {lora}", OFF))
+        adapter = loras.load_lora(lora, number)
 
         def choose(shapes: Shapes) -> Deltas:
             found, deltas = _chosen(lora, adapter, settings, shapes)
@@ -217,4 +236,4 @@ def _variant_line(adapter: Adapter, variant: str) -> str:
 
 def _log(lora: str, unmatched: tuple[Skipped, ...]) -> None:
     if unmatched:
-        logging.warning("ACE-Step 1.5: %s: %d modules do not fit this model", lora, len(unmatched))
+        logging.warning("ACE-Step 1.5: %s: %s not fitting this model", lora, modules(len(unmatched)))

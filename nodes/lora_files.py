@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..acestep_models.adapters.change import resize
@@ -12,6 +13,7 @@ from .host import loras, save_lora
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, socket
 from .lora_inputs import NONE, given_alpha
+from .lora_made import MADE
 from .lora_report import describe_adapter
 from .lora_summary import summary
 from .types import Word
@@ -104,11 +106,19 @@ def fitted(adapter: Adapter, rank: int) -> Adapter:
     return resize(adapter, rank, HostRuntime())[0] if rank else adapter
 
 
-def saved(adapter: Adapter, name: str, family: str, *lines: str) -> io.NodeOutput:
-    """Write it, and say where and what it is."""
+def request_stamp(node: str, values: Mapping[str, Any], *entries: Any) -> str:
+    """Changes with the inputs of a node that writes, with the files of its entries, and when its own was deleted."""
+    return f"{stamps(*entries)}|{sorted(values.items())}|{MADE.gone(node, values)}"
+
+
+def saved(adapter: Adapter, node: str, values: Mapping[str, Any], *lines: str) -> io.NodeOutput:
+    """Write it as the `values` of a node's inputs say, and say where and what it is."""
+    name, family = values["name"], values["family"]
     path = save_lora.save_lora(adapter, name, family)
+    MADE.add(node, values, path)
     entry = save_lora.entry_name(path)
-    text = (f"saved: {save_lora.shown(path)}", *lines, *describe_adapter(entry, adapter), *summary(adapter))
+    new = replace(adapter, facts=replace(adapter.facts, family=family))
+    text = (f"saved: {save_lora.shown(path)}", *lines, *describe_adapter(entry, new), *summary(adapter))
     return io.NodeOutput(entry, ui=report(*text, *_warnings(adapter, family)))
 
 

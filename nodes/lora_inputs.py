@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .host import loras
@@ -35,6 +36,13 @@ def alpha_input() -> Any:
         f"{AUTO_NUMBER} = as in the file, else a number above 0.",
         advanced=True,
     )
+
+
+def check_finite(**numbers: float) -> None:
+    """Raises a ValueError for an infinite number or none: the host's range lets NaN through."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise ValueError(f"{name}: expected a number from {-STRONGEST:g} to {STRONGEST:g}, got {number}")
 
 
 def given_alpha(alpha: float | None) -> float | None:

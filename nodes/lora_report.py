@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ..acestep_models.adapters.delta import Delta
+from ..acestep_models.adapters.delta import Delta, DoRA, Full, LowRank
 from ..acestep_models.adapters.files import Adapter, Skipped
 from ..acestep_models.adapters.match import Match
 
 KINDS = {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "full": "whole differences", "dora": "DoRA"}
 MOST_LISTED = 8
+OFF = "strength: 0 (off: the model is passed on as it is)"
 
 
 def describe_adapter(name: str, adapter: Adapter) -> tuple[str, ...]:
     """The file's own words and numbers, one line each."""
     facts = adapter.facts
     kinds = Counter(KINDS.get(delta.kind, delta.kind) for delta in adapter.deltas.values())
-    place = f" ({facts.trigger_position})" if facts.trigger_position else ""
+    place = f" ({_line(facts.trigger_position)})" if facts.trigger_position else ""
     return (
-        f"lora: {name}: {', '.join(f'{kind} for {count} modules' for kind, count in kinds.items())}, {facts.family}",
+        f"lora: {name}: {', '.join(f'{kind} for {modules(count)}' for kind, count in kinds.items())}, {facts.family}",
         f"rank: {_numbers(facts.ranks)}, alpha: {_numbers(facts.alphas)}, {_scales(adapter.deltas.values())}",
-        f"trained on: {facts.base_variant}" if facts.base_variant else "",
-        f"trigger: {facts.trigger}{place}" if facts.trigger else "",
-        f"conditioning: {facts.conditioning}" if facts.conditioning else "",
+        f"trained on: {_line(facts.base_variant)}" if facts.base_variant else "",
+        f"trigger: {_line(facts.trigger)}{place}" if facts.trigger else "",
+        f"conditioning: {_line(facts.conditioning)}" if facts.conditioning else "",
         *facts.notes,
+        "this LoRA changes nothing: its weights or its alpha are 0" if not _acts(adapter) else "",
         *_skipped("of the file not used", adapter.skipped),
     )
 
@@ -32,12 +34,36 @@ def describe_adapter(name: str, adapter: Adapter) -> tuple[str, ...]:
 def describe_match(adapter: Adapter, found: Match, deltas: Mapping[str, Delta], strength: float) -> tuple[str, ...]:
     """How many modules fit, which do not and why, and how strongly it acts."""
     wanted = "" if len(deltas) == len(found.deltas) else f", {len(deltas)} of them used by multipliers and layers"
-    off = " (off: the model is passed on as it is)" if not strength or not deltas else ""
+    left = f"strength: {strength:g}" if deltas else "nothing of it is left by multipliers and layers"
     return (
-        f"matched: {len(found.deltas)} of {len(adapter.deltas)} modules{wanted}",
+        f"matched: {len(found.deltas)} of {modules(len(adapter.deltas))}{wanted}",
         *_skipped("not matched", found.unmatched),
-        f"strength: {strength:g}{off}",
+        left if strength else OFF,
     )
+
+
+def modules(count: int) -> str:
+    """A number of modules in words."""
+    return f"{count} module{'' if count == 1 else 's'}"
+
+
+def _line(text: str) -> str:
+    """A text of some author without its line breaks: every line of the report says what it is about."""
+    return " ".join(text.split())
+
+
+def _acts(adapter: Adapter) -> bool:
+    """Whether anything surely may change; untrained adapters have ups of zeros."""
+    return any(map(_changes, adapter.deltas.values()))
+
+
+def _changes(delta: Delta) -> bool:
+    if isinstance(delta, DoRA):
+        return True  # lengths too
+    if isinstance(delta, Full):
+        return bool(delta.diff.any())
+    halves = (delta.up, delta.down) if isinstance(delta, LowRank) else ()
+    return getattr(delta, "scale", 1.0) != 0 and all(bool(half.any()) for half in halves)
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,11 +21,12 @@ from .lora_files import (
     name_input,
     rank_input,
     read,
+    request_stamp,
     saved,
     saved_outputs,
     stamps,
 )
-from .lora_inputs import NONE, STRONGEST, alpha_input, lora_input
+from .lora_inputs import NONE, STRONGEST, alpha_input, check_finite, lora_input
 from .lora_report import describe_adapter
 from .lora_summary import metadata_lines, summary
 
@@ -93,14 +95,16 @@ class ConvertLoRA(io.ComfyNode):
     def fingerprint_inputs(
         cls, lora: Any = None, family: Any = None, name: Any = None, rank: Any = None, alpha: Any = None
     ) -> str:
-        """Written again when the file was replaced."""
-        return f"{stamps(lora)}|{family}|{name}|{rank}|{alpha}"
+        """Written again when the file was replaced, or the new one deleted."""
+        values = {"lora": lora, "family": family, "name": name, "rank": rank, "alpha": alpha}
+        return request_stamp("ConvertLoRA", values, lora)
 
     @classmethod
     def execute(cls, lora: str, family: str, name: str, rank: int, alpha: float) -> io.NodeOutput:
         """Read, resize if that is asked for, write."""
         check_request(name, family)
-        return saved(fitted(read(lora, alpha), rank), name, family, f"from: {lora}")
+        values = {"lora": lora, "family": family, "name": name, "rank": rank, "alpha": alpha}
+        return saved(fitted(read(lora, alpha), rank), "ConvertLoRA", values, f"from: {lora}")
 
 
 class MergeLoRAs(io.ComfyNode):
@@ -157,9 +161,10 @@ class MergeLoRAs(io.ComfyNode):
         lora_4: Any = None,
         strength_4: Any = None,
     ) -> str:
-        """Written again when one of the files was replaced."""
-        strengths = (strength_1, strength_2, strength_3, strength_4)
-        return f"{stamps(lora_1, lora_2, lora_3, lora_4)}|{strengths}|{family}|{name}|{rank}|{alpha}"
+        """Written again when one of the files was replaced, or the new one deleted."""
+        pairs = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
+        values = {"family": family, "name": name, "rank": rank, "alpha": alpha, **_pair_values(pairs)}
+        return request_stamp("MergeLoRAs", values, lora_1, lora_2, lora_3, lora_4)
 
     @classmethod
     def execute(
@@ -180,11 +185,13 @@ class MergeLoRAs(io.ComfyNode):
         """Read each, add them up at the rank that is asked for, write."""
         check_request(name, family)
         pairs = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
+        check_finite(**{f"strength_{number}": by for number, (_, by) in enumerate(pairs, 1)})
         chosen = {f"lora_{number}": pair for number, pair in enumerate(pairs, 1) if pair[0] != NONE}
         adapters = [read(entry, alpha, where) for where, (entry, _) in chosen.items()]
         adapter = merge(adapters, [strength for _, strength in chosen.values()], rank or None, HostRuntime())
         lines = [f"from: {entry} at {by:g}" for entry, by in chosen.values()]
-        return saved(adapter, name, family, *lines, *guesses(chosen.values(), adapters))
+        values = {"family": family, "name": name, "rank": rank, "alpha": alpha, **_pair_values(pairs)}
+        return saved(adapter, "MergeLoRAs", values, *lines, *guesses(chosen.values(), adapters))
 
 
 class ExtractLoRA(io.ComfyNode):
@@ -223,6 +230,11 @@ class ExtractLoRA(io.ComfyNode):
         return check_entries(name, family)
 
     @classmethod
+    def fingerprint_inputs(cls, rank: Any = None, family: Any = None, name: Any = None, **wires: Any) -> str:
+        """Written again when the new file was deleted."""
+        return request_stamp("ExtractLoRA", {"rank": rank, "family": family, "name": name})
+
+    @classmethod
     def execute(cls, model_tuned: Any, model_base: Any, rank: int, family: str, name: str) -> io.NodeOutput:
         """Compare weight by weight, and write what differs."""
         check_request(name, family)
@@ -230,7 +242,17 @@ class ExtractLoRA(io.ComfyNode):
         adapter = extract(base, tuned, rank, HostRuntime())
         variant = song_model(model_base).variant_name
         adapter = replace(adapter, facts=replace(adapter.facts, base_variant=variant))
-        return saved(adapter, name, family, *unseen_changes(model_tuned=model_tuned, model_base=model_base))
+        values = {"rank": rank, "family": family, "name": name}
+        return saved(adapter, "ExtractLoRA", values, *unseen_changes(model_tuned=model_tuned, model_base=model_base))
+
+
+def _pair_values(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """Entries with their strengths, by the names of their inputs."""
+    return {
+        f"{kind}_{n}": one
+        for n, pair in enumerate(pairs, 1)
+        for kind, one in zip(("lora", "strength"), pair, strict=True)
+    }
 
 
 def _merged(number: int, optional: bool = False) -> tuple[Any, Any]:

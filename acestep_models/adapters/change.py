@@ -18,6 +18,7 @@ from .svd import Factored, factor_matrix, factor_product
 
 _WEIGHT = ".weight"
 _SHOWN = 3
+_ROUNDING = 1e-6  # of a delta: float32 leaves so much where nothing was cut
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Loss:
         return hypot(*self.errors.values()) / norm if norm else 0.0
 
     def __str__(self) -> str:
-        shares = {name: error / self.norms[name] for name, error in self.errors.items() if error}
+        parts = ((name, error, self.norms[name]) for name, error in self.errors.items())
+        shares = {name: error / norm for name, error, norm in parts if error > _ROUNDING * norm}
         if not shares:
             return f"rank {self.rank}: nothing is lost"
         worst = max(shares, key=shares.__getitem__)

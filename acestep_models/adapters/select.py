@@ -11,7 +11,7 @@ from .delta import Delta
 LAST = 999  # no decoder has nearly so many layers
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _GROUP = re.compile(r"\.(self_attn|cross_attn|mlp)(?![a-z])")
-_RANGE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+_RANGE = re.compile(r"(\d{1,9})(?:\s*[-\u2013]\s*(\d{1,9}))?")  # text programs make an en dash of it
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A PEFT folder is one entry: the file in it says nothing of its strength without 
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from . import folders
 
 LORAS = "loras"
 EMPTY = "(no LoRA found: put one into models/loras)"
+NEAREST = 3  # names in a complaint
 KEPT_BYTES = 512 * 1024**2  # of adapters that stay parsed: a few of those that one tries in turn
 
 
@@ -51,24 +53,34 @@ def lora_path(name: str, socket: str = "lora") -> Path:
 
     Raises:
         ValueError: for a name that is not there (any more); names what is there.
+        TypeError: for what is no text.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"{socket}: expected the name of a LoRA as text, got {name!r}; choose one of the list")
     if folder := _peft_folders().get(name):
         return folder
     path = _file(name)
     if path is None or name not in folders.weight_names(LORAS):
-        there = ", ".join(found for found in lora_names() if found != EMPTY) or "nothing"
         raise ValueError(
-            f"{socket}: {name!r} is not in {folders.places(LORAS)} (there: {there}); put a .safetensors file or a PEFT "
+            f"{socket}: {name!r} is not in {folders.places(LORAS)} ({_there(name)}); put a .safetensors file or a PEFT "
             "folder there, and reload the page"
         )
     return path
+
+
+def _there(name: str) -> str:
+    """What may have been meant: the entries that are most like a name."""
+    names = [found for found in lora_names() if found != EMPTY]
+    if len(names) <= NEAREST:
+        return f"there: {', '.join(names) or 'nothing'}"
+    return f"{len(names)} are there, nearest: {', '.join(difflib.get_close_matches(name, names, NEAREST, 0.0))}"
 
 
 def lora_stamp(name: str) -> str:
     """Changes when any file of an entry does; cheap. An entry that is missing only has its name."""
     try:
         return _stamp(lora_path(name))
-    except ValueError:
+    except (ValueError, TypeError):
         return f"{name} is not there"
 
 

@@ -181,10 +181,15 @@ def test_two_in_a_row_add_up(latents, relative_error):
 def test_the_node_says_what_it_did(host, folder):
     run = host.run(applied(p.song(seed=4), lora=folder, cross_attention=0.0, layers="0-1"))
     assert run.ok, run.message
-    for words in ("my_voice: LoRA for 32 modules, PEFT", "rank: 4, alpha: 8, scale: 2", "matched: 32 of 32 modules, 8"):
+    for words in (
+        "my_voice: LoRA for 32 modules, PEFT",
+        "rank: 4, alpha: 8, scale: 2",
+        "matched: 32 of 32 modules, 8",
+    ):
         assert words in run.text(p.PATCH)
+    assert "trigger: paper boats (prepend)" in host.run(applied(p.song(seed=4))).text(p.PATCH)
     said = host.run(applied(p.song(seed=4), strength=0.0)).text(p.PATCH)
-    assert "trigger: paper boats (prepend)" in said and "strength: 0 (off: the model is passed on" in said
+    assert "strength: 0 (off: the model is passed on" in said and "rank" not in said  # the file was not read
 
 
 def test_the_node_says_what_does_not_act_and_why(host, models, lora):
@@ -205,7 +210,7 @@ def test_the_node_says_what_does_not_act_and_why(host, models, lora):
 @pytest.mark.parametrize(
     ("widgets", "words"),
     [
-        ({"lora": "gone.safetensors"}, ("lora: 'gone.safetensors' is not in", LORA)),
+        ({"lora": "gone.safetensors"}, ("lora: 'gone.safetensors' is not in", "put a .safetensors file")),
         ({"layers": "3-1"}, ("layers: '3-1'",)),
         ({"alpha": 0.0}, ("alpha: expected -1 (as in the file) or a number above 0", "got 0")),
         ({"alpha": -0.5}, ("alpha: expected -1 (as in the file) or a number above 0", "got -0.5")),

@@ -90,6 +90,22 @@ def test_made_files_play_as_what_they_were_made_of(host, made, relative_error):
     ]
 
 
+def test_a_deleted_file_is_made_again_once(host):
+    nodes = {CONVERT: convert("again", family="single", rank=3)}
+    prompt = {**nodes, INSPECT: p.node("ACEStepInspectLoRA", lora=[CONVERT, 0], alpha=-1.0)}
+
+    def there():
+        return sorted((host.base / "models" / "loras").glob("again_*"))
+
+    assert host.run(prompt).ok and host.run(prompt).ok
+    (file,) = there()
+    file.unlink()
+    for _ in range(3):
+        run = host.run(prompt)
+        assert run.ok, run.message
+        assert there() == [file]
+
+
 def test_inspect_reads_a_made_file(host):
     nodes = {CONVERT: convert("told", family="kohya", rank=2)}
     run = host.run({**nodes, INSPECT: p.node("ACEStepInspectLoRA", lora=[CONVERT, 0], alpha=-1.0)})
