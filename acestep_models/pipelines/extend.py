@@ -25,12 +25,12 @@ from ..units import (
     seconds_to_codes,
     snap_seconds,
 )
-from .canvas import Canvas, blend, lay_out
+from .canvas import Canvas, lay_out
 from .encode import ConditionerModels, Conditioning, check_count, encode_tokens, read_codes, song_frames, stack_once
-from .generate import Decoder, Song, Take, follow, plan_steps
+from .generate import Decoder, Song, Take, plan_steps
 from .kept import CONTEXT_SECONDS, WHERE, Where, check_context, heard_codes, kept_codes
 from .listen import Source
-from .repaint import injecting, repaint, repaint_settings
+from .repaint import fill, repaint, repaint_settings
 from .task import ConditionPlan, Work
 
 NEW_SECONDS = 30.0  # where neither the settings nor the songs say
@@ -196,10 +196,7 @@ def _follow_codes(
     work = Work(CODED, reference=take.reference)
     schedule = plan_steps(decoder, take, work)
     plan = _read_codes(runtime, models, take, window.frames, heard)
-    keep = injecting(window, CONSERVATIVE.injection, decoder.variant.distilled)
-    song = follow(runtime, decoder, take, work, (schedule, plan), keep)
-    latents = blend(song.latents, window.source.latents, window.spans, CONSERVATIVE.latent_crossfade)
-    return replace(song, latents=latents)
+    return fill(runtime, decoder, take, work, (schedule, plan), (window, CONSERVATIVE))
 
 
 def _read_codes(
@@ -225,4 +222,4 @@ def _whole(canvas: Canvas, new: Song, first: int) -> Song:
     count, frames = new.latents.shape[0], new.latents.shape[2]
     kept = canvas.source.latents.expand(count, -1, -1)  # [B, 64, T]
     latents = torch.cat([kept[..., :first], new.latents, kept[..., first + frames :]], dim=-1)
-    return Song(latents, replace(new.meta, frames=canvas.frames, song=canvas.song))
+    return Song(latents, replace(new.meta, frames=canvas.frames))

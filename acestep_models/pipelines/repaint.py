@@ -15,7 +15,7 @@ from ..sampling.schedule import Schedule
 from .canvas import Canvas, blend
 from .encode import ConditionerModels
 from .generate import Decoder, Song, Take, follow, plan_steps
-from .task import Work, encode_work
+from .task import ConditionPlan, Work, encode_work
 
 MAX_CROSSFADE_FRAMES = 250
 MAX_CROSSFADE_SECONDS = 10.0
@@ -104,13 +104,29 @@ def repaint(
     work = Work("repaint", canvas.source, spans=canvas.spans, reference=take.reference)
     schedule = plan_steps(decoder, take, work)
     plan = encode_work(runtime, conditioner, take.blueprints, work, canvas.frames)
-    keep = injecting(canvas, settings.injection, decoder.variant.distilled)
-    song = follow(runtime, decoder, take, work, (schedule, plan), keep)
+    return fill(runtime, decoder, take, work, (schedule, plan), (canvas, settings))
+
+
+def fill(
+    runtime: Runtime,
+    decoder: Decoder,
+    take: Take,
+    work: Work,
+    planned: tuple[Schedule, ConditionPlan],
+    held: tuple[Canvas, RepaintSettings],
+) -> Song:
+    """New in the spans of a canvas, kept around them, along what `plan_steps` and `encode_work` made for any task.
+
+    `held` is the canvas, and how tightly what is new is held to it.
+    """
+    canvas, settings = held
+    keep = _injecting(canvas, settings.injection, decoder.variant.distilled)
+    song = follow(runtime, decoder, take, work, planned, keep)
     latents = blend(song.latents, canvas.source.latents, canvas.spans, settings.latent_crossfade)
     return Song(latents, replace(song.meta, song=canvas.song))
 
 
-def injecting(canvas: Canvas, share: float, distilled: bool) -> Callable[[Tensor, Schedule], PostStep]:
+def _injecting(canvas: Canvas, share: float, distilled: bool) -> Callable[[Tensor, Schedule], PostStep]:
     """What `follow` asks to keep: everything outside the spans, put back after that share of the steps."""
     mask = span_mask(canvas.spans, canvas.frames)[None, None]  # [1, 1, T]
 
