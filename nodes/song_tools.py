@@ -101,10 +101,20 @@ def _seam(crossfade: float, curve: str) -> Seam:
     return Seam(crossfade, cast(Curve, one_of("curve", curve, tuple(CURVES))))
 
 
-AROUND = (
-    "Seconds of crossfade at each seam. It takes the song's own sound beside the parts, so that nothing shifts and the "
-    "length stays exact. 0: cut hard."
-)
+def _arranging_inputs() -> list[Any]:
+    """What taking parts of one song needs beside the parts."""
+    around = (
+        "Seconds of crossfade at each seam. It takes the song's own sound beside the parts, so that nothing shifts and "
+        "the length stays exact. 0: cut hard."
+    )
+    return [
+        *meter_inputs(),
+        _crossfade_input(0.02, around),
+        _curve_input(),
+        _song_input(io.Audio, "audio", "The song as sound"),
+        _song_input(io.Latent, "latent", "The song as latents"),
+        meter_blueprint_input(),
+    ]
 
 
 class CutSong(io.ComfyNode):
@@ -128,12 +138,7 @@ class CutSong(io.ComfyNode):
                     default=KEEP,
                     tooltip="keep: the parts, in the order written. remove: the song without them.",
                 ),
-                *meter_inputs(),
-                _crossfade_input(0.02, AROUND),
-                _curve_input(),
-                _song_input(io.Audio, "audio", "The song as sound"),
-                _song_input(io.Latent, "latent", "The song as latents"),
-                meter_blueprint_input(),
+                *_arranging_inputs(),
             ],
             outputs=_outputs(),
         )
@@ -188,12 +193,7 @@ class LoopSong(io.ComfyNode):
                     max=MAX_TIMES,
                     tooltip="How often it is heard.",
                 ),
-                *meter_inputs(),
-                _crossfade_input(0.02, AROUND),
-                _curve_input(),
-                _song_input(io.Audio, "audio", "The song as sound"),
-                _song_input(io.Latent, "latent", "The song as latents"),
-                meter_blueprint_input(),
+                *_arranging_inputs(),
             ],
             outputs=_outputs(),
         )
