@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from ..acestep_models.adapters.delta import Delta, DoRA, Full, LowRank
 from ..acestep_models.adapters.files import Adapter, Skipped
 from ..acestep_models.adapters.match import Match
+from .host.schema import first_few
 
 KINDS = {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa", "full": "whole differences", "dora": "DoRA"}
-MOST_LISTED = 8
 OFF = "strength: 0 (off: the model is passed on as it is)"
 
 
@@ -81,9 +81,4 @@ def _skipped(what: str, skipped: tuple[Skipped, ...]) -> tuple[str, ...]:
     reasons: dict[str, list[str]] = {}
     for one in skipped:
         reasons.setdefault(one.reason, []).append(one.key)
-    return tuple(f"{what}: {_some(keys)}: {reason}" for reason, keys in reasons.items())
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - MOST_LISTED} more" if len(keys) > MOST_LISTED else ""
-    return ", ".join(keys[:MOST_LISTED]) + more
+    return tuple(f"{what}: {first_few(keys)}: {reason}" for reason, keys in reasons.items())

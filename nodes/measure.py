@@ -8,19 +8,15 @@ from typing import Any, cast
 from ..acestep_models.blueprint import Blueprint
 from ..acestep_models.blueprint_fields import MAX_BPM, MIN_BPM
 from ..acestep_models.spans import UNITS, Meter, Span, Unit, check_spans, meter, parse_spans
-from .host.schema import io, socket
+from .host.schema import first_few, io, socket
 from .plan import TIME_SIGNATURES
 from .types import Blueprint as BlueprintType
 from .widgets import AUTO_NUMBER, answer, choice, decimal, given, one_of
 
-MOST_LISTED = 8
-
 
 def listed(places: Iterable[tuple[float, float]], pattern: str = "{:g} to {:g} s") -> str:
     """Parts of a song, from second to second, as a report shows them: the first 8, and how many more there are."""
-    told = [pattern.format(start, end) for start, end in places]
-    more = f" and {len(told) - MOST_LISTED} more" if len(told) > MOST_LISTED else ""
-    return ", ".join(told[:MOST_LISTED]) + more
+    return first_few([pattern.format(start, end) for start, end in places])
 
 
 def spans_inputs(what: str, default: str = "", name: str = "spans") -> list[Any]:

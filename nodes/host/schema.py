@@ -7,12 +7,14 @@ An unknown argument would be a TypeError that takes the node and all nodes after
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["AUTO", "KEEP_SEED", "ComfyExtension", "io", "out", "report", "schema", "socket"]
+__all__ = ["AUTO", "KEEP_SEED", "ComfyExtension", "first_few", "io", "out", "report", "schema", "socket"]
 
+MOST_LISTED = 8
 CATEGORY = "audio/ACE-Step 1.5"
 AUTO = "auto"  # the option that leaves a choice to the node
 # A seed that stays as it is after a run; where the host cannot say so, the user can.
@@ -44,3 +46,9 @@ def out(kind: Any, name: str, tooltip: str, is_list: bool = False) -> Any:
 def report(*lines: str) -> dict[str, tuple[str]]:
     """What a node shows under itself when it has run: the values it really used."""
     return {"text": ("\n".join(line for line in lines if line),)}
+
+
+def first_few(texts: Sequence[str]) -> str:
+    """A list as a report shows it: the first 8, and how many more there are."""
+    more = f" and {len(texts) - MOST_LISTED} more" if len(texts) > MOST_LISTED else ""
+    return ", ".join(texts[:MOST_LISTED]) + more
