@@ -8,7 +8,7 @@ from typing import Any
 
 from ..acestep_models.adapters.files import Adapter, Skipped
 from ..acestep_models.adapters.match import Match, match
-from ..acestep_models.adapters.select import Choice, parse_layers, select
+from ..acestep_models.adapters.select import Choice, layer_of, parse_layers, select
 from .host import loras
 from .host.adapters import Deltas, Shapes, apply, decoder_shapes, hook
 from .host.models import song_model
@@ -224,7 +224,7 @@ def _chosen(lora: str, adapter: Adapter, settings: Settings, shapes: Shapes) -> 
         found = match(adapter, shapes)
     except ValueError as error:
         raise ValueError(f"lora: {lora}: {error}") from error
-    layers = {name.split(".")[1] for name in shapes if name.startswith("layers.")}
+    layers = {layer_of(name) for name in shapes} - {None}
     return found, settings.pick(found.deltas, len(layers))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from ..acestep_models.adapters.files import Adapter, AdapterFacts
 from ..acestep_models.adapters.match import WIDTHS
+from ..acestep_models.adapters.select import group_of, layer_of
 
-PARTS = {"self_attn": "self attention", "cross_attn": "cross attention", "mlp": "MLP"}
-OTHER = "other"
+PARTS = {"self_attn": "self attention", "cross_attn": "cross attention", "mlp": "MLP", "other": "other"}
 LONGEST_VALUE = 300
 
 
@@ -28,9 +28,9 @@ def metadata_lines(facts: AdapterFacts) -> tuple[str, ...]:
 def _changed(names: Iterable[str]) -> str:
     """How many modules of which part and where: "modules: 4 (2 self attention, 2 MLP; layers 0-1)"."""
     names = tuple(names)
-    parts = Counter(next((words for key, words in PARTS.items() if f".{key}." in name), OTHER) for name in names)
-    listed = ", ".join(f"{parts[part]} {part}" for part in (*PARTS.values(), OTHER) if parts[part])
-    layers = sorted({int(name.split(".")[1]) for name in names if name.startswith("layers.")})
+    parts = Counter(map(group_of, names))
+    listed = ", ".join(f"{parts[part]} {words}" for part, words in PARTS.items() if parts[part])
+    layers = sorted({layer for layer in map(layer_of, names) if layer is not None})
     return f"modules: {len(names)} ({listed}{f'; layers {_ranges(layers)}' if layers else ''})"
 
 

@@ -32,12 +32,23 @@ class Choice:
 
     def factor(self, name: str) -> float:
         """What the delta of a module (canonical name) is multiplied by."""
-        layer = _LAYER.search(name)
-        if layer is not None and self.layers is not None and int(layer[1]) not in self.layers:
+        layer = layer_of(name)
+        if layer is not None and self.layers is not None and layer not in self.layers:
             return 0.0
-        group = _GROUP.search(name)
         factors = {"self_attn": self.self_attention, "cross_attn": self.cross_attention, "mlp": self.mlp}
-        return self.other if group is None else factors[group[1]]
+        return factors.get(group_of(name), self.other)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a module (canonical name) is in, from 0; None outside of them."""
+    found = _LAYER.search(name)
+    return None if found is None else int(found[1])
+
+
+def group_of(name: str) -> str:
+    """The kind of a module (canonical name): "self_attn", "cross_attn", "mlp", or "other"."""
+    found = _GROUP.search(name)
+    return "other" if found is None else found[1]
 
 
 def select(deltas: Mapping[str, Delta], choice: Choice) -> dict[str, Delta]:
