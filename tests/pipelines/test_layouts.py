@@ -12,6 +12,7 @@ from acestep_models.pipelines.load import open_models
 from acestep_models.runtime import PlainRuntime
 from acestep_models.sampling.schedule import SamplingOptions
 
+pytestmark = pytest.mark.slow  # eight sets are written
 LAYOUTS = ("split", "diffusers", "upstream", "aio")
 FAMILIES = ("2b", "xl")
 SONG = Blueprint(caption="warm jazz", lyrics="[Verse]\n" + "one two\n" * 9, bpm=90, seconds=10.2)

@@ -93,6 +93,7 @@ def test_other_rates_and_channels_become_48_khz_stereo(tiny_models, tone):
     assert encode(tiny_models, tone(48_000, 6)).waveform.shape == (1, 2, 48_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [20, None])
 def test_in_tiles_as_in_one_go(tiny_models, tone, relative_error, tile):
     wave = tone(30 * HOP)

@@ -15,6 +15,7 @@ from acestep_models.loading.keymaps import DIT_PARTS
 from acestep_models.loading.shapes import count
 from acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 
+pytestmark = pytest.mark.slow  # seven sets are written
 PARTS = (*DIT_PARTS, "vae", "text_encoder", "lm")
 KEYS = Path(__file__).resolve().parents[1] / "oracles" / "keys"
 FILES = {**dict.fromkeys(DIT_PARTS, "model"), "vae": "vae", "text_encoder": "text_encoder", "lm": "lm"}
