@@ -1,0 +1,152 @@
+"""What a run folder says of its run: run.json (what it was told), final/result.json (how it ended)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..dit.transformer import DiT
+from .around import Result
+from .files import write_text
+from .options import FREE, TrainOptions
+
+RUN, FINAL, RESULT, PEFT = "run.json", "final", "result.json", "adapter"
+_SAMPLED = 4096  # values of each weight that the fingerprint reads
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is learned, and from what.
+
+    Attributes:
+        settings: everything that must be the same when the run goes on, by name.
+        steps: how long it is, which may grow.
+        told: the rest of the options.
+    """
+
+    settings: Mapping[str, Any]
+    steps: int
+    told: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Put run.json into the run folder."""
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        values = {"settings": dict(self.settings), "steps": self.steps, **self.told, "versions": versions}
+        write_text(folder / RUN, json.dumps(values, indent=2, ensure_ascii=False))
+
+    def compare(self, folder: Path) -> None:
+        """Pass if the folder has no run yet, or this one.
+
+        Raises:
+            ValueError: lists every setting that differs.
+        """
+        try:
+            before = json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"]
+            before.keys()
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder / RUN}: cannot be read ({error}). Choose another name, or remove that folder"
+            ) from error
+        now = json.loads(json.dumps(dict(self.settings)))
+        lines = [
+            f"{name}: the run has {_word(before.get(name))}, now {_word(now.get(name))}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+        if lines:
+            raise ValueError(
+                f"{folder}: a run of this name was made with other settings, so it cannot go on.\n"
+                + "\n".join(lines)
+                + "\nChoose another name, or set them back."
+            )
+
+    def finished(self, folder: Path) -> Result | None:
+        """The result of the same run where it ended as long as it is now asked for, else None."""
+        result = read_result(folder)
+        return None if result is None or result.stopped or result.steps != self.steps else result
+
+
+def make_record(options: TrainOptions, variant: str, decoder: DiT, dataset: str, processes: int) -> Record:
+    """The record of a run that is about to begin."""
+    values = options.to_json()
+    fixed = {name: value for name, value in values.items() if name not in FREE} | {"alpha": options.scale_alpha}
+    if options.kind != "lokr":
+        fixed.pop("factor")
+    base = {"variant": variant, "dataset": dataset, "base": base_hash(decoder), "processes": processes}
+    precision = str(next(decoder.parameters()).dtype).removeprefix("torch.")
+    told = {name: values[name] for name in sorted(FREE - {"steps"})}
+    return Record(fixed | base | {"precision": precision}, options.steps, told)
+
+
+def base_hash(decoder: DiT) -> str:
+    """A fingerprint of the frozen weights: names, shapes and up to 4096 values of each, evenly taken."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(decoder.state_dict().items()):
+        values = weight.detach().flatten()
+        some = values[:: max(1, values.numel() // _SAMPLED)][:_SAMPLED].to("cpu", torch.float32)
+        digest.update(f"{name} {list(weight.shape)}".encode())
+        digest.update(some.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """result.json in a folder that is to be `final`."""
+    values = {
+        "file": result.file.name,
+        "steps": result.steps,
+        "stopped": result.stopped,
+        "validation": result.validation,
+        "notes": list(result.notes),
+    }
+    write_text(folder / RESULT, json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def read_result(run: Path) -> Result | None:
+    """How the run of a folder ended; None where it has not, or its files are gone."""
+    folder = run / FINAL
+    try:
+        said = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        pair = said["validation"]
+        result = Result(
+            folder=folder / PEFT,
+            file=folder / said["file"],
+            steps=int(said["steps"]),
+            stopped=bool(said["stopped"]),
+            validation=None if pair is None else (float(pair[0]), float(pair[1])),
+            notes=tuple(said["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return result if result.file.is_file() and result.folder.is_dir() else None
+
+
+def check_weights(decoder: DiT) -> None:
+    """Pass if the decoder's weights can be trained beside.
+
+    Raises:
+        ValueError: names the weight that is quantised or was made inside inference mode.
+    """
+    for name, weight in decoder.state_dict(keep_vars=True).items():
+        plain = isinstance(weight, Tensor) and type(weight.data) is Tensor
+        if not plain or weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            kind = str(weight.dtype).removeprefix("torch.") if plain else type(getattr(weight, "data", weight)).__name__
+            raise ValueError(
+                f"{name} is {kind}, but training needs weights in fp32, bf16 or fp16: a quantised model cannot be "
+                "trained on. Load the bf16 file of it"
+            )
+        if weight.is_inference():
+            raise ValueError(f"{name} was made inside torch.inference_mode(): build the decoder outside of it")
+
+
+def _word(value: Any) -> str:
+    return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
