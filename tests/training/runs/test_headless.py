@@ -1,0 +1,96 @@
+"""Training from one JSON file, without ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+
+from acestep_models.adapters.files import read_adapter
+from acestep_models.training.headless import read_config
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMES = {"model": "m", "text_encoder": "t", "vae": "v", "variant": "turbo"}
+GOOD = {"models": NAMES, "dataset": {"path": "songs"}, "name": "tango"}
+
+
+def write_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**GOOD, **changes}), encoding="utf-8")
+    return path
+
+
+def test_paths_count_from_the_file(tmp_path):
+    config = read_config(write_config(tmp_path, output="runs", options={"rank": 8, "targets": ["mlp"]}))
+    assert config.folder == tmp_path / "runs" / "tango"
+    assert (config.options.rank, config.options.targets) == (8, ("mlp",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {}}, "the file has no entry model; there are dataset, device, models"),
+        ({"models": {"model": "m"}}, "models lacks text_encoder, vae, variant"),
+        ({"dataset": "songs"}, "dataset must be a JSON object, got str"),
+        ({"dataset": {"path": "songs", "tags": "x"}}, "dataset has no entry tags"),
+        ({"options": {"rank": 0}}, "rank must be at least 1"),
+        ({"name": "../elsewhere"}, "name must be the name of a folder"),
+        ({"precision": "int8"}, "precision must be one of fp32, bf16, fp16, got 'int8'"),
+    ],
+)
+def test_what_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(write_config(tmp_path, **changes))
+
+
+def write_song(path, pitch, seconds=2):
+    rate = 48_000
+    with wave.open(str(path), "wb") as file:
+        file.setparams((2, 2, rate, 0, "NONE", ""))
+        values = (int(12_000 * math.sin(2 * math.pi * pitch * n / rate)) for n in range(rate * seconds))
+        file.writeframes(b"".join(struct.pack("<hh", value, value) for value in values))
+    path.with_suffix(".txt").write_text("caption: tango, bandoneon\n", encoding="utf-8")
+
+
+def launch(words, path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *words, "-m", "acestep_models.training", str(path)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_songs_to_an_adapter(tmp_path, tiny_2b_split, last_state, two_processes):
+    """In one process with accumulation 2, and in two under accelerate: the same adapter."""
+    for number in range(2):
+        (tmp_path / "songs").mkdir(exist_ok=True)
+        write_song(tmp_path / "songs" / f"{number}.wav", 220 * (number + 1))
+    models = {name: str(getattr(tiny_2b_split, name)) for name in ("model", "text_encoder", "vae")}
+    common = {"models": {**models, "variant": "turbo"}, "dataset": {"path": "songs", "tag": "tango nuevo"}}
+    options = {"rank": 4, "steps": 4, "checkpoint_every": 2}
+    path = write_config(tmp_path, **common, device="cpu", name="one", options={**options, "accumulation": 2})
+    done = launch([], path)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    adapter = read_adapter(tmp_path / "one" / "final" / "one.safetensors")
+    assert adapter.facts.trigger == "tango nuevo"
+    again = launch([], path)
+    assert "has this run already" in again.stdout
+    two = write_config(tmp_path, **common, device="cpu", name="two", options={**options, "accumulation": 1})
+    shared = launch(two_processes, two)
+    assert shared.returncode == 0, shared.stderr
+    ours, theirs = last_state(tmp_path / "one")[0], last_state(tmp_path / "two")[0]
+    assert ours.keys() == theirs.keys()
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
+    changed = write_config(
+        tmp_path, **common, device="cpu", name="one", options={**options, "rank": 8, "accumulation": 2}
+    )
+    refused = launch([], changed)
+    assert refused.returncode == 1
+    assert "rank: the run has 4, now 8" in refused.stderr
