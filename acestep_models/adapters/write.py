@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import uuid
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..loading.keymaps import DIFFUSERS
 from .adapter import Adapter, AdapterFacts
 from .alphas import ALPHA_GUESSED, YES
 from .delta import Delta, DoRA, Full, LoHa, LoKr, LowRank
+from .peft_folder import low_rank_alpha, peft_config, why_not
 from .source import CONFIG, SUFFIX, WEIGHTS
 
 PEFT = "peft"
@@ -63,7 +63,7 @@ class Family:
 _ANY = frozenset({"lora", "lokr", "loha", "full", "dora"})
 _DOWN_UP, _A_B = ("lora_down", "lora_up"), ("lora_A", "lora_B")
 FAMILIES: dict[str, Family] = {
-    PEFT: Family("base_model.model.", ".", _A_B, frozenset({"lora", "dora"})),
+    PEFT: Family("base_model.model.", ".", _A_B, frozenset({"lora", "dora", "lokr"})),
     "single": Family("diffusion_model.decoder.", ".", _DOWN_UP, _ANY),
     "kohya": Family("lora_unet_decoder_", "_", _DOWN_UP, _ANY),
     "diffusers": Family("transformer.", ".", _A_B, frozenset({"lora"})),
@@ -99,29 +99,6 @@ def write_adapter(adapter: Adapter, path: Path, family: str) -> Path:
     return path
 
 
-def peft_config(adapter: Adapter) -> dict[str, Any]:
-    """The adapter_config.json of an adapter of LoRAs or of DoRAs, every module by its full name."""
-    ranks = {name: delta.rank for name, delta in adapter.deltas.items()}
-    alphas = {name: _plain(_alpha(_low_rank(delta))) for name, delta in adapter.deltas.items()}
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    return {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "lora_dropout": 0.0,
-        "use_rslora": False,
-        "use_dora": any(delta.kind == "dora" for delta in adapter.deltas.values()),
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {name: value for name, value in ranks.items() if value != rank},
-        "alpha_pattern": {name: value for name, value in alphas.items() if value != alpha},
-        "target_modules": sorted(adapter.deltas),
-    }
-
-
 def _check(adapter: Adapter, path: Path, family: str) -> None:
     if family not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
@@ -135,6 +112,8 @@ def _check(adapter: Adapter, path: Path, family: str) -> None:
     inner = {delta.delta.kind for delta in adapter.deltas.values() if isinstance(delta, DoRA)}
     if family == PEFT and "dora" in kinds and (kinds != {"dora"} or inner != {"lora"}):
         raise ValueError(f"{path}: a PEFT folder holds either plain LoRAs or DoRAs of LoRAs, {_held_by(kinds | inner)}")
+    if family == PEFT and LoKr.kind in kinds and (reason := why_not(adapter)):
+        raise ValueError(f"{path}: {family!r} cannot hold {reason}, {_held_by(kinds)}")
     if not kinds <= FAMILIES[family].kinds:
         held = _held_by(kinds, peft=kinds == {"dora"} and inner == {"lora"})
         raise ValueError(f"{path}: {family!r} cannot hold {_words(kinds - FAMILIES[family].kinds)}, {held}")
@@ -192,9 +171,9 @@ def _parts(delta: Delta, family: str) -> dict[str, Tensor]:
     if isinstance(delta, LowRank):
         down, up = FAMILIES[family].halves
         parts = {f"{down}.weight": delta.down, f"{up}.weight": _as_long(delta.up, delta.down)}
-        return parts if FAMILIES[family].halves == _A_B else parts | _alpha_tensor(_alpha(delta))
+        return parts if FAMILIES[family].halves == _A_B else parts | _alpha_tensor(low_rank_alpha(delta))
     if isinstance(delta, LoKr):
-        return _lokr_parts(delta)
+        return _lokr_parts(delta, in_config=family == PEFT)
     if isinstance(delta, LoHa):
         pairs = dict(zip(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), delta.first + delta.second, strict=True))
         cores = dict(zip(("hada_t1", "hada_t2"), delta.cores or (), strict=False))
@@ -204,14 +183,15 @@ def _parts(delta: Delta, family: str) -> dict[str, Tensor]:
     raise TypeError(f"no file holds a {type(delta).__name__}")
 
 
-def _lokr_parts(delta: LoKr) -> dict[str, Tensor]:
+def _lokr_parts(delta: LoKr, in_config: bool) -> dict[str, Tensor]:
+    """`in_config`: the scale stands in a config beside the file."""
     rank = delta.rank
     left = delta.left
-    if rank is None and delta.scale != 1:  # readers take whole factors at scale 1, whatever alpha says
+    if rank is None and delta.scale != 1 and not in_config:  # others take whole factors at scale 1, whatever alpha says
         left = (left[0].float() * delta.scale,)
     parts = {**_factors("lokr_w1", left), **_factors("lokr_w2", delta.right)}
     core = {} if delta.core is None else {"lokr_t2": delta.core}
-    return parts | core | _alpha_tensor(1.0 if rank is None else delta.scale * rank)
+    return parts if in_config else parts | core | _alpha_tensor(1.0 if rank is None else delta.scale * rank)
 
 
 def _factors(name: str, side: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -223,24 +203,8 @@ def _as_long(up: Tensor, down: Tensor) -> Tensor:
     return up.reshape(*up.shape[:2], *[1] * (down.ndim - 2))
 
 
-def _low_rank(delta: Delta) -> LowRank:
-    inner = delta.delta if isinstance(delta, DoRA) else delta
-    assert isinstance(inner, LowRank)  # `_check` lets nothing else through
-    return inner
-
-
-def _alpha(delta: LowRank) -> float:
-    return delta.scale * delta.rank
-
-
 def _alpha_tensor(alpha: float) -> dict[str, Tensor]:
     return {"alpha": torch.tensor(alpha, dtype=torch.float32)}  # 0-dim: the one form that every reader takes
-
-
-def _plain(value: float) -> float:
-    """Whole numbers without a point: some readers take nothing else. Else what float32 can tell apart."""
-    short = float(f"{value:.7g}")
-    return int(short) if short.is_integer() else value
 
 
 def _stored(tensor: Tensor, seen: set[int]) -> Tensor:
