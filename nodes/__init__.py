@@ -5,12 +5,15 @@ from __future__ import annotations
 from .blueprint_tools import BlueprintValues, LoadBlueprint, SaveBlueprint
 from .codes import UnderstandAudio, WriteCodes
 from .cover import Cover
+from .dataset import BuildDataset, SaveDataset
 from .decode import DecodeAudio, Loudness
 from .edit_blueprint import EditBlueprint
 from .encode import EncodeSong
 from .extend import Extend
 from .guide import Guider, Schedule
 from .host.schema import ComfyExtension, io
+from .host.stop_training import add_stop_route
+from .label_dataset import LabelDataset
 from .load import LoadDiT
 from .load_lm import LoadLM
 from .lora import ApplyLoRA, HookLoRA
@@ -28,6 +31,7 @@ from .song_tools import CutSong, JoinSongs, LoopSong
 from .source import EncodeSource, LatentSource
 from .stems import SeparateStems
 from .tracks import AddTrack, Complete
+from .train import TrainLoRA
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
@@ -71,6 +75,10 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     CutSong,
     LoopSong,
     JoinSongs,
+    BuildDataset,
+    LabelDataset,
+    SaveDataset,
+    TrainLoRA,
 )
 
 
@@ -78,5 +86,6 @@ class ACEStepExtension(ComfyExtension):
     """What ComfyUI registers."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Every node class."""
+        """Every node class; the server learns of the pack's one route meanwhile."""
+        add_stop_route()
         return list(NODES)

@@ -1,9 +1,14 @@
 // Shows under each node of the pack what it said when it ran: the values it really used.
-// Nothing depends on it: without it the nodes work the same, and the text is still in the host's history.
+// Gives TrainLoRA its button "stop and keep".
+// Nothing depends on it: without it the nodes work the same, the text is still in the host's history, and a training is
+// stopped by POST /acestep/training/stop.
 import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
 
 const WIDGET = "report";
 const PROGRESS = "$$node-text-preview"; // the frontend's own, for words that come while a node runs
+const TRAINER = "ACEStepTrainLoRA";
+const STOP = "stop and keep";
 const LINE_HEIGHT = 15;
 const MARGIN = 18;
 const CHARACTER_WIDTH = 6.5;
@@ -33,10 +38,28 @@ async function show(node, lines) {
   node.setDirtyCanvas?.(true, true);
 }
 
+// A training is the one run that can be ended with its result. The button is no value of the node.
+function addStopButton(node) {
+  const widget = node.addWidget("button", STOP, null, () => stopTraining(node), { serialize: false });
+  widget.serialize = false;
+  widget.tooltip = "Ends the training after the running step and goes on with what was learned. Cancel also keeps it.";
+}
+
+async function stopTraining(node) {
+  const answer = await api.fetchApi("/acestep/training/stop", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ node: String(node.id) }),
+  });
+  const body = await answer.json().catch(() => ({}));
+  const detail = answer.ok ? "the training ends after this step" : (body.error ?? `answer ${answer.status}`);
+  app.extensionManager?.toast?.add({ severity: answer.ok ? "info" : "warn", summary: STOP, detail, life: 4000 });
+}
+
 // The frontend saves its progress text among the values of the widgets, where a widget that a later version of the node
 // appends would take it for its own.
 function forgetTexts(node, data) {
-  const first = node.widgets?.findIndex((widget) => [WIDGET, PROGRESS].includes(widget.name)) ?? -1;
+  const first = node.widgets?.findIndex((widget) => [WIDGET, PROGRESS, STOP].includes(widget.name)) ?? -1;
   if (first >= 0 && data.widgets_values?.length > first) data.widgets_values.length = first;
 }
 
@@ -49,6 +72,13 @@ app.registerExtension({
       serialized?.apply(this, arguments);
       forgetTexts(this, data);
     };
+    if (nodeData.name === TRAINER) {
+      const created = nodeType.prototype.onNodeCreated;
+      nodeType.prototype.onNodeCreated = function () {
+        created?.apply(this, arguments);
+        addStopButton(this);
+      };
+    }
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);

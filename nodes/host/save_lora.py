@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Callable
+from filecmp import cmp
 from pathlib import Path
 
 import folder_paths
@@ -25,14 +27,37 @@ def save_lora(adapter: Adapter, name: str, family: str) -> Path:
     Raises:
         ValueError: for a name that is none, a family that cannot hold the adapter, and a folder that takes no file.
     """
+    return _new(name, "" if family == PEFT else SUFFIX, lambda draft: _write(adapter, draft, family))
+
+
+def copy_lora(file: Path, name: str) -> Path:
+    """Copy a finished single file as `name` with the next free number; where an equal one is there, that is it.
+
+    Raises:
+        ValueError: for a name that is none, and a folder that takes no file.
+    """
+    plain, root = check_name(name), _root()
+    there = root.glob("*" + SUFFIX) if root.is_dir() else ()
+    pattern = re.compile(re.escape(plain) + r"_\d{1,9}_" + re.escape(SUFFIX), re.IGNORECASE)
+    same = (path for path in sorted(there) if pattern.fullmatch(path.name) and cmp(path, file, shallow=False))
+    return next(same, None) or _new(name, SUFFIX, lambda draft: _copy(file, draft))
+
+
+def _copy(file: Path, draft: Path) -> None:
+    shutil.copyfile(file, draft)
+    with draft.open("rb+") as copied:
+        os.fsync(copied.fileno())
+
+
+def _new(name: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """What `write` makes of a draft, under `name` and the next free number."""
     name = check_name(name)
     root = _root()
-    suffix = "" if family == PEFT else SUFFIX
     drafts = root / f".{uuid.uuid4().hex}.tmp"
     try:
         drafts.mkdir(parents=True)
         draft = drafts / f"{name}{suffix}"
-        _write(adapter, draft, family)
+        write(draft)
         return _settle(draft, root, name, suffix)
     except OSError as error:
         raise ValueError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from browserlib import open_page, serialized
-from hostlib import ROOT, Host
+from hostlib import LORA, ROOT, Host
 from sounds import write_sound
 
 WORKFLOWS = ROOT / "workflows"
@@ -74,6 +74,9 @@ def main() -> None:
     target = WORKFLOWS / f"{name}.json"
     with tempfile.TemporaryDirectory() as base:
         write_sound(Path(base) / "input")
+        shelf = Path(base) / "models" / "loras"
+        shelf.mkdir(parents=True)
+        (shelf / LORA).touch()  # a list with a wire on it keeps its first entry in the file
         with Host(Path(base)) as host, open_page(host) as page:
             workflow = author(page, name)
     if target.exists():

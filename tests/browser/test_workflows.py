@@ -31,6 +31,8 @@ SAID = {
     "ACEStepPlanSong": "(filled in)",
     "ACEStepWriteCodes": "150 codes",
     "ACEStepUnderstandAudio": "read: 51 codes of the source",
+    "ACEStepLabelDataset": "labelled: 2 of 2 songs",
+    "ACEStepTrainLoRA": "saved: loras/my_style_00001_.safetensors",
 }
 # What the players on the canvas hold, that of Load Audio included; latents of a source are whole frames of 0.04 s.
 FRAMES = 10.08

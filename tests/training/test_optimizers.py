@@ -33,7 +33,7 @@ def descend(optimizer, own, steps, start=0, peak=1.0):
 
 @pytest.mark.parametrize("safe", [True, False])
 @pytest.mark.parametrize("decay", [0.0, 0.05])
-def test_prodigy_is_prodigyopts_bit_for_bit(safe, decay, capsys):
+def test_prodigy_is_prodigyopts(safe, decay, capsys):
     from prodigyopt import Prodigy as Theirs
 
     ours, theirs = parameters(), parameters()

@@ -1,0 +1,146 @@
+"""TrainLoRA: a style of one's own out of a few songs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..acestep_models.pipelines.encode import ConditionerModels
+from ..acestep_models.runtime import Handle
+from ..acestep_models.training.conditions import PrepareOptions, prepare
+from ..acestep_models.training.data.clip import Dataset
+from ..acestep_models.training.job import Result, TrainOptions
+from .host import save_lora
+from .host.runtime import HostRuntime
+from .host.schema import first_few, io, out, report, schema, socket
+from .host.training import check_trainable, run_folder, shown_picture
+from .host.training_run import GIB, Outcome, Run, train_here
+from .host.training_watch import duration
+from .lora_made import MADE
+from .train_inputs import IF_THERE, NEW, PRESET_NAMES, TARGETS, options_of, preset_line, train_inputs
+from .types import Dataset as DatasetType
+from .types import Vae, Word
+from .widgets import answer, conditioner_input, model_input, one_of, wire
+
+NODE, PREPARED = "TrainLoRA", "prepared"
+_LISTS = {"preset": PRESET_NAMES, "targets": tuple(TARGETS), "if_there": IF_THERE}
+
+
+class TrainLoRA(io.ComfyNode):
+    """Node "ACEStepTrainLoRA"."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Model and songs in; the name of a new LoRA out."""
+        return schema(
+            node_id="ACEStepTrainLoRA",
+            display_name="ACE-Step 1.5 Train LoRA",
+            description="Teaches the model a style, a voice or an instrument from a few songs, and puts the result "
+            "into ComfyUI's loras folder. It can be stopped at any time without losing what was learned, and goes on "
+            "where it was.",
+            search_aliases=["finetune", "fine-tune", "dreambooth", "lokr", "train style", "train voice", "training"],
+            inputs=[
+                model_input(),
+                conditioner_input(),
+                socket(Vae, "vae", tooltip="From the same Load DiT."),
+                socket(DatasetType, "dataset", tooltip="The songs, from Build Dataset or Label Dataset."),
+                *train_inputs(),
+            ],
+            outputs=[
+                out(Word, "lora", "Its name in the list of Apply LoRA, to be wired into that, or into a text."),
+                out(io.String, "folder", "Where the same lies as a PEFT folder, for other programs."),
+                out(io.String, "report", "What was trained on what, and how it went."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: Any = None, preset: Any = None, targets: Any = None, if_there: Any = None) -> Any:
+        """A name that is none, or a word that is in no list, is said before anything runs; links arrive as None."""
+        given = {"preset": preset, "targets": targets, "if_there": if_there}
+
+        def check() -> None:
+            if name is not None:
+                save_lora.check_name(name)
+            for where, value in given.items():
+                if value is not None:
+                    one_of(where, value, _LISTS[where])
+
+        return answer(check)
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str:
+        """Run again when its result was deleted; what the run folder holds is taken from there."""
+        return f"{MADE.gone(NODE, values)}"
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        conditioner: ConditionerModels,
+        vae: Handle[Any],
+        dataset: Dataset,
+        name: str,
+        preset: str,
+        **widgets: Any,
+    ) -> io.NodeOutput:
+        """Prepare the songs, train, and put the result where Apply LoRA finds it."""
+        anew = one_of("if_there", widgets["if_there"], IF_THERE) == NEW
+        options, folder = options_of(preset, widgets), run_folder(name, anew)
+        check_trainable(model)
+        dataset, runtime = wire("dataset", dataset, Dataset, "Build Dataset"), HostRuntime()
+        data = prepare(runtime, conditioner, vae, dataset, folder / PREPARED, _wish(options))
+        outcome = train_here(Run(model, data, options, folder, vae), runtime)
+        path = save_lora.copy_lora(outcome.result.file, name)
+        MADE.add(NODE, {"name": name, "preset": preset, **widgets}, path)
+        lines = (f"saved: {save_lora.shown(path)}", preset_line(preset), *_lines(outcome, folder, options), *data.notes)
+        return _output(outcome, folder, save_lora.entry_name(path), lines)
+
+
+def _wish(options: TrainOptions) -> PrepareOptions:
+    """How songs must be prepared for a run."""
+    return PrepareOptions(
+        hints=options.hint_share > 0,
+        duration=options.duration,
+        crop_frames=options.crop_frames,
+        seed=options.seed,
+    )
+
+
+def _output(outcome: Outcome, folder: Path, entry: str, lines: tuple[str, ...]) -> io.NodeOutput:
+    """The wires, and the report under the node with the last picture of the loss."""
+    text, picture = report(*lines), outcome.watcher.save_picture(folder)
+    shown: dict[str, Any] = {**text, **({"images": [shown_picture(picture)]} if picture else {})}
+    return io.NodeOutput(entry, str(outcome.result.folder), text["text"][0], ui=shown)
+
+
+def _lines(outcome: Outcome, folder: Path, options: TrainOptions) -> tuple[str, ...]:
+    """How it went."""
+    result, watcher = outcome.result, outcome.watcher
+    peak = f", at most {watcher.peak_bytes / GIB:.1f} GiB used" if watcher.peak_bytes else ""
+    memory, *warnings = outcome.lines
+    return (
+        f"run: {folder}",
+        f"{options.kind}, rank {options.rank}, {first_few([one.replace('_', ' ') for one in options.targets])}",
+        _steps(result, outcome, options),
+        _validation(result),
+        memory + peak,
+        *warnings,
+        *dict.fromkeys((*watcher.told, *result.notes)),
+    )
+
+
+def _steps(result: Result, outcome: Outcome, options: TrainOptions) -> str:
+    """ "1000 steps, 0.62 s a step, 10 min in all", or how far it came before it was stopped."""
+    watcher = outcome.watcher
+    done = sum(point.seconds for point in watcher.points)
+    speed = f", {watcher.step_seconds:.2f} s a step, {duration(done)} in all" if watcher.points else ""
+    stopped = f"stopped after {result.steps} of {options.steps} steps; what was learned is kept"
+    return (stopped if result.stopped else f"{result.steps} steps") + speed
+
+
+def _validation(result: Result) -> str:
+    if result.validation is None:
+        return ""
+    first, last = result.validation
+    return f"validation loss: {first:.4f} before, {last:.4f} after"

@@ -1,0 +1,269 @@
+"""Training in ComfyUI's process: the widgets, and runs that leave the model as it was and nothing behind.
+
+tests/host/test_train.py runs the node in ComfyUI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+
+def digest(tensors):
+    """One hash for many tensors by name."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+@pytest.fixture
+def model(pack, tiny_2b_split):
+    """The tiny decoder as LoadDiT makes it inside ComfyUI: in inference mode."""
+    with torch.inference_mode():
+        return pack("host.loader").load_decoder(tiny_2b_split.model, tiny_2b_split.model, "turbo", "fp32")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch, pack):
+    """ComfyUI's output and loras folders, their own for each test."""
+    import folder_paths
+
+    (tmp_path / "loras").mkdir()
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    table = dict(folder_paths.folder_names_and_paths)
+    table["loras"] = ([str(tmp_path / "loras")], {".safetensors"})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+def reader(decoder):
+    """Velocities of a decoder for fixed inputs."""
+    random, config = torch.Generator().manual_seed(3), decoder.config
+    x, context = (torch.randn(1, 20, wide, generator=random) for wide in (64, 128))
+    tokens = torch.randn(1, 7, config.encoder_hidden_size, generator=random)
+    return decoder(x, context, tokens, torch.tensor([0.5]))
+
+
+@pytest.fixture
+def songs(core):
+    """songs(frames=..) -> prepared songs of random numbers, wide as the tiny conditioner's."""
+
+    def make(wide, lengths=(40, 60)):
+        random = torch.Generator().manual_seed(5)
+        module = core("training.examples")
+        examples = tuple(
+            module.Example(f"{n}.wav", torch.randn(n, 64, generator=random), torch.randn(9, wide, generator=random))
+            for n in lengths
+        )
+        silence, null = torch.zeros(max(lengths), 64), torch.zeros(1, wide)
+        return module.Prepared(examples, null, silence, f"songs of {lengths}", {"trigger": "zorp"}, ())
+
+    return make
+
+
+@pytest.fixture
+def widgets():
+    """widgets(**changes) -> the widgets of the node, as a prompt has them."""
+    usual = {
+        "kind": "lora",
+        "rank": 4,
+        "steps": 3,
+        "learning_rate": 1e-3,
+        "seed": 1,
+        "if_there": "resume",
+        "targets": "attention",
+        "alpha": -1,
+        "dropout": 0.0,
+        "factor": -1,
+        "batch": 1,
+        "accumulation": 2,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "ema": 0.0,
+        "times": "auto",
+        "shift": -1,
+        "mu": -0.4,
+        "sigma": 1.0,
+        "condition_dropout": -1,
+        "hint_share": 0.0,
+        "weighting": "none",
+        "crop_seconds": 0.0,
+        "duration": "song",
+        "recompute": "auto",
+        "checkpoint_every": 2,
+        "keep": 2,
+        "validate_every": 2,
+        "validation_songs": 0,
+        "sample_every": 0,
+    }
+    return lambda **changes: {**usual, **changes}
+
+
+def test_widgets_are_the_options(pack, widgets, core):
+    inputs = pack("train_inputs")
+    names = [socket.id for socket in inputs.train_inputs()]
+    assert set(names) == {"name", "preset", *widgets()} and len(names) == len(set(names))
+    plain = {socket.id: socket.default for socket in inputs.train_inputs()}
+    assert inputs.options_of("own", plain) == core("training.options").TrainOptions()
+    options = inputs.options_of(
+        "own", widgets(alpha=8.0, targets="attention and mlp", shift=2.0, condition_dropout=0.0)
+    )
+    assert (options.alpha, options.shift, options.condition_dropout) == (8.0, 2.0, 0.0)
+    assert options.targets == ("self_attention", "cross_attention", "mlp")
+
+
+def test_a_preset_goes_before_the_widgets_but_for_steps(pack, widgets, core):
+    inputs, presets = pack("train_inputs"), core("training.presets").PRESETS
+    for name, row in presets.items():
+        options = inputs.options_of(name, widgets(rank=3, steps=0))
+        assert {key: getattr(options, key) for key in row} == dict(row)
+        assert inputs.options_of(name, widgets(steps=7)).steps == 7
+    assert "rank 64" in inputs.preset_line("12 GB") and "steps" not in inputs.preset_line("12 GB")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "6 GB"}, "preset: expected one of own, 8 GB"),
+        ({"targets": "everything"}, "targets: expected one of attention"),
+        ({"kind": "dora"}, "kind must be one of lora, lokr"),
+        ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"alpha": 0.0}, "alpha must be above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be a number"),
+    ],
+)
+def test_widgets_that_cannot_be(pack, widgets, changes, message):
+    given = {"preset": "own", **widgets(), **changes}
+    with pytest.raises(ValueError, match=message):
+        pack("train_inputs").options_of(given.pop("preset"), given)
+
+
+@pytest.fixture
+def train(pack, widgets, output, songs, loaded):
+    """train(model, **widgets) -> (outcome, folder) of a run inside inference mode, as ComfyUI runs nodes."""
+    module, inputs = pack("host.training_run"), pack("train_inputs")
+
+    def go(model, name="style", **changes):
+        folder = pack("host.training").run_folder(name, False)
+        wide = model.model.diffusion_model.decoder.config.encoder_hidden_size
+        with torch.inference_mode():
+            run = module.Run(model, songs(wide), inputs.options_of("own", widgets(**changes)), folder, loaded.vae)
+            return module.train_here(run, pack("host.runtime").HostRuntime()), folder
+
+    return go
+
+
+def test_16_the_input_model_is_as_it_was_after_training(pack, model, train):
+    """spec/lora.md §6, test 16."""
+    decoder = model.model.diffusion_model.decoder
+    assert all(p.is_inference() for p in decoder.parameters())
+
+    def state():
+        with torch.inference_mode():
+            plays = reader(decoder).clone()
+            return digest({k: v.clone() for k, v in decoder.state_dict().items()}), digest({"out": plays})
+
+    before = state(), list(decoder.state_dict()), [type(m) for m in decoder.modules()]
+    outcome, folder = train(model)
+    assert (state(), list(decoder.state_dict()), [type(m) for m in decoder.modules()]) == before
+    assert outcome.result.steps == 3 and outcome.result.file.is_file()
+    adapter = pack("host.loras").read_adapter(outcome.result.file)
+    ups = [delta.up for delta in adapter.deltas.values()]
+    assert len(ups) == 8 * len(decoder.layers) and all(up.abs().sum() > 0 for up in ups)
+    assert adapter.facts.trigger == "zorp" and adapter.facts.base_variant == "turbo"
+
+
+def test_24_three_runs_leave_nothing_behind(model, train):
+    """spec/lora.md §6, test 24."""
+    import gc
+
+    def count():
+        gc.collect()
+        kinds = [type(one) for one in gc.get_objects()]
+        tensors = sum(issubclass(kind, torch.Tensor) for kind in kinds)
+        return tensors, sum(issubclass(kind, nn.Module) for kind in kinds), len(model.patches)
+
+    sizes = []
+    for number in range(3):
+        outcome, _ = train(model, f"run{number}")
+        assert outcome.result.steps == 3
+        del outcome
+        sizes.append(count())
+    assert sizes[1:] == sizes[:-1]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.modules())
+
+
+def test_a_finished_run_gives_its_result_at_once(train, model):
+    first, folder = train(model)
+    second, _ = train(model)
+    assert second.result.file.read_bytes() == first.result.file.read_bytes()
+    assert second.watcher.points == [] and any("nothing was trained" in line for line in second.watcher.told)
+
+
+def test_a_run_with_another_rank_is_refused(train, model):
+    train(model)
+    with pytest.raises(ValueError, match="rank: the run has 4, now 8"):
+        train(model, rank=8)
+
+
+def test_cancel_keeps_what_was_learned(train, model, monkeypatch, pack):
+    import comfy.model_management as management
+
+    watch = pack("host.training_watch").HostWatcher
+    plain = watch.point
+
+    def press(self, point):
+        plain(self, point)
+        management.interrupt_current_processing(point.step == 4)
+
+    monkeypatch.setattr(watch, "point", press)
+    with pytest.raises(management.InterruptProcessingException):
+        train(model, steps=20, checkpoint_every=100)
+    assert pack("host.stop_training").stop_answer("")[0] == 404
+    monkeypatch.setattr(watch, "point", plain)
+    outcome, folder = train(model, steps=20, checkpoint_every=100)
+    assert "The run goes on from step 4 of 20." in outcome.watcher.told
+    assert [point.step for point in outcome.watcher.points] == list(range(1, 21))
+    straight, _ = train(model, "straight", steps=20, checkpoint_every=100)
+    ours, theirs = (load_file(one.result.file) for one in (outcome, straight))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_stop_and_keep(train, model, pack, monkeypatch):
+    watch = pack("host.training_watch").HostWatcher
+    plain = watch.point
+
+    def press(self, point):
+        plain(self, point)
+        if point.step == 2:
+            assert pack("host.stop_training").stop_answer("")[0] == 200
+
+    monkeypatch.setattr(watch, "point", press)
+    outcome, _ = train(model, steps=20)
+    assert outcome.result.stopped and outcome.result.steps == 2 and outcome.result.file.is_file()
+
+
+def test_a_sample_is_a_sound_of_the_song(train, model):
+    import wave
+
+    outcome, folder = train(model, steps=1, sample_every=1)
+    assert "sample: samples/step_000001.wav" in outcome.watcher.told
+    with wave.open(str(folder / "samples" / "step_000001.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 48_000, 40 * 1920)
+
+
+def test_too_little_memory_is_said_first(train, model, monkeypatch):
+    import comfy.model_management as management
+
+    monkeypatch.setattr(management, "get_free_memory", lambda *_, **both: (1, 0) if both else 1)
+    outcome, _ = train(model)
+    assert "with recomputation" in outcome.lines[0]
+    assert any(line.startswith("warning: training needs about") for line in outcome.watcher.told)
