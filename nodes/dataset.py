@@ -185,10 +185,10 @@ def _collected(folder: str, audio: dict[str, Any] | None) -> Dataset:
         raise ValueError("folder: expected a folder of sound files, or sounds on audio; neither is given")
     runtime = HostRuntime()
     found = open_dataset(dataset_files.dataset_path(folder), runtime.check_cancelled) if folder.strip() else None
-    more = sound_clips(*audio_parts(audio)) if audio is not None else ()
+    more, notes = sound_clips(*audio_parts(audio)) if audio is not None else ((), ())
     if found is None:
-        return Dataset("songs", more)
-    return replace(found, clips=(*found.clips, *more))
+        return Dataset("songs", more, notes=notes)
+    return replace(found, clips=(*found.clips, *more), notes=(*found.notes, *notes))
 
 
 def describe_dataset(dataset: Dataset) -> Iterator[str]:

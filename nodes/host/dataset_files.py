@@ -10,9 +10,10 @@ from pathlib import Path
 
 import folder_paths
 
+from . import save_lora
+from .loras import LORAS
+
 FOLDER = "acestep_datasets"  # below output
-_LONGEST_NAME = 200  # bytes; file systems take 255, and a number is added
-_FORBIDDEN = '<>:"/\\|?*'  # on Windows, where a folder made elsewhere may be taken to
 
 
 def dataset_path(folder: str) -> Path:
@@ -58,21 +59,15 @@ def save_dataset(name: str, write: Callable[[Path], None]) -> Path:
 
 
 def check_name(name: str) -> str:
-    """The name without spaces around it.
+    """The name without spaces around it: what an adapter may be called a dataset may be called too.
 
     Raises:
         ValueError: for one that is empty, leads into another folder, is too long, or that some system cannot hold.
     """
-    plain = name.strip()
-    if not plain or not plain.isprintable() or plain.startswith(".") or any(sign in plain for sign in _FORBIDDEN):
-        raise ValueError(
-            f"name: expected a plain name such as my_songs, without folders, {' '.join(_FORBIDDEN)} or a dot in front, "
-            f"got {name[:100]!r}; it is put into output/{FOLDER}"
-        )
-    size = len(plain.encode(errors="replace"))
-    if size > _LONGEST_NAME:
-        raise ValueError(f"name: expected at most {_LONGEST_NAME} bytes, got {size}; shorten {plain[:40]!r}...")
-    return plain
+    try:
+        return save_lora.check_name(name)
+    except ValueError as error:
+        raise ValueError(str(error).replace(f"ComfyUI's {LORAS} folder", f"output/{FOLDER}")) from error
 
 
 def _settle(draft: Path, root: Path, name: str) -> Path:

@@ -104,6 +104,14 @@ def test_sounds_of_the_graph_beside_a_folder(node):
     assert [clip.name for clip in dataset.clips] == ["a.wav", "b.wav", "sound 1", "sound 2"]
 
 
+def test_silence_of_the_graph_is_noted(node):
+    waveform = torch.stack([torch.zeros(1, 9_000), torch.rand(1, 9_000)])
+    for folder in ("", "songs"):
+        dataset, text = build(node, audio={"waveform": waveform, "sample_rate": 8_000}, folder=folder)
+        assert [clip.name for clip in dataset.clips][-1] == "sound 2"
+        assert "note: left out: sound 1: 1.125 s of silence" in text.split("\n")
+
+
 def test_run_again_when_a_file_changed(node, tmp_path):
     ask = lambda: node.BuildDataset.fingerprint_inputs(**{**DEFAULTS, "folder": "songs"})  # noqa: E731
     first = ask()
@@ -147,6 +155,14 @@ def test_names_that_are_none(node, tmp_path, name):
         save(node, build(node, folder="songs")[0], name)
     assert os.listdir(tmp_path / "output") == []
     assert node.SaveDataset.validate_inputs(name=None) is True
+
+
+def test_a_name_is_checked_as_an_adapters_name_is(node, monkeypatch):
+    """The place that is named is that of datasets."""
+    told = node.SaveDataset.validate_inputs(name="a/b")
+    assert told.endswith("it is put into output/acestep_datasets")
+    monkeypatch.setattr(node.dataset_files.save_lora, "check_name", lambda name: f"checked {name}")
+    assert node.dataset_files.check_name("x") == "checked x"
 
 
 def test_a_full_disk_leaves_nothing(node, tmp_path, monkeypatch):

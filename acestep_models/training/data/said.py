@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ ALIASES = {
 _FACTS = ("bpm", "key", "time_signature", "language")
 _WORDS = (*_FACTS, "caption", "lyrics")
 _UNSET = ("", "n/a", "na", "none", "null", "unknown", "auto", "-1", "0")
+_FLAGGED = ("instrumental", "labelled", "language_said", "no_tag")
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
 
 
@@ -50,18 +51,14 @@ def field_of(name: str) -> str | None:
 
 
 def said(source: str, pairs: Iterable[tuple[str, Any]]) -> Said:
-    """Fields under any of their names, read; what says nothing is left out, and what is not understood is told.
-
-    Raises:
-        ValueError: for a text that is longer than a blueprint holds.
-    """
+    """Fields under any of their names, read; what says nothing is left out, and what is not understood is told."""
     raw: dict[str, Any] = {}
     for name, value in pairs:
         field = field_of(name)
         if field and value is not None:
             raw.setdefault(field, value)
     values: dict[str, Any] = {}
-    doubts = []
+    doubts = [f"{source}: {doubt}; left unset" for doubt in _unclear_flags(raw)]
     for field, read in _READERS.items():
         try:
             value = read(raw)
@@ -72,6 +69,16 @@ def said(source: str, pairs: Iterable[tuple[str, Any]]) -> Said:
     if values.get("lyrics") and values["lyrics"] != INSTRUMENTAL and _flag(raw, "instrumental"):
         doubts.append(f"{source}: says instrumental, but has lyrics; the lyrics count")
     return Said(source, values, tuple(doubts))
+
+
+def _unclear_flags(raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with each flag that is neither true nor false; it is taken out of `raw`, as if nobody said it."""
+    for field in _FLAGGED:
+        try:
+            _flag(raw, field)
+        except ValueError as error:
+            del raw[field]
+            yield str(error)
 
 
 def _fact(field: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -165,14 +172,15 @@ def clip_of(name: str, path: Path, seconds: float, sources: Sequence[Said]) -> C
     """A clip of what its sources say, the first of them before the others, field by field.
 
     Raises:
-        ValueError: for a text that is longer than a blueprint holds.
+        ValueError: for a text that is longer than a blueprint holds; it names the source.
     """
     values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
     read = []
     for source in sources:
         for field, value in source.values.items():
             if field not in values:
-                values[field] = value
+                values[field], origin[field] = value, source.source
                 read.append(f"{field}: {source.source}")
             elif values[field] != value:
                 read.append(f"{field}: what {source.source} says is not used")
@@ -181,4 +189,5 @@ def clip_of(name: str, path: Path, seconds: float, sources: Sequence[Said]) -> C
     try:
         return Clip(name, Blueprint(**words), path=path, seconds=seconds, **values, read=tuple(read))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        place = origin.get(str(error).partition(":")[0])
+        raise ValueError(f"{name}: {place}: {error}" if place else f"{name}: {error}") from error

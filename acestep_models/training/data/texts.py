@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...blueprint_fields import shown
 from .said import Said, field_of, said
 
 __all__ = ["read_text", "said_by_text"]
@@ -52,34 +53,49 @@ def said_by_text(sidecars: Mapping[str, Path]) -> list[Said]:
 def _said_by_txt(path: Path, plain: str) -> Said:
     """A structured text, or a plain one, which is the field `plain`."""
     text = read_text(path).strip()
-    fields, strangers = _structure(text)
+    fields, doubts = _structure(text)
     if not fields:
         return said(f"{path.name} ({plain})", [(plain, text)])
     source = f"{path.name} (fields)"
     read = said(source, fields)
-    return replace(read, doubts=(*read.doubts, *(f"{source}: {name} is no field, not used" for name in strangers)))
+    return replace(read, doubts=(*read.doubts, *(f"{source}: {doubt}" for doubt in doubts)))
 
 
 def _structure(text: str) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The fields of a structured text, none for a plain one; and the names that stand like a field and are none.
+    """The fields of a structured text, none for a plain one; and what was guessed or not used.
 
-    All that follows "lyrics:" belongs to it. A caption may go on over lines. Another line that is no field begins
-    the lyrics, which then have no heading of their own.
+    All that follows "lyrics:" belongs to it. A caption may go on over lines, up to an empty one or one that begins
+    with "["; over empty ones too where "lyrics:" is still to come. Another line that is no field begins the lyrics,
+    which then have no heading of their own.
     """
     fields: list[tuple[str, str]] = []
-    strangers = []
-    for line in text.split("\n"):
-        last = fields[-1][0] if fields else ""
-        name, _, value = line.partition(":")
-        known = field_of(name) if ":" in line and last != "lyrics" else None
+    doubts: list[str] = []
+    lines = text.split("\n")
+    heading = max((place for place, line in enumerate(lines) if _field(line) == "lyrics"), default=-1)
+    for place, line in enumerate(lines):
+        last, said_so_far = fields[-1] if fields else ("", "")
+        known = _field(line) if last != "lyrics" else None
         if known:
-            fields.append((known, value.strip()))
-        elif last == "lyrics" or (last == "caption" and not line.startswith("[")):
-            fields[-1] = (last, f"{fields[-1][1]}\n{line}")
+            fields.append((known, line.partition(":")[2].strip()))
+        elif last == "lyrics" or (last == "caption" and _goes_on(said_so_far, line, place < heading)):
+            fields[-1] = (last, f"{said_so_far}\n{line}")
         elif last and _STRANGER.fullmatch(line):
-            strangers.append(name)
+            doubts.append(f"{line.partition(':')[0]} is no field, not used")
         elif last and line.strip():
             fields.append(("lyrics", line))
+            doubts.append(f'lyrics without a line "lyrics:" before them: taken from {shown(line.strip())} on')
         elif line.strip():
             return [], []
-    return [(name, value.strip()) for name, value in fields], strangers
+    return [(name, value.strip()) for name, value in fields], doubts
+
+
+def _field(line: str) -> str | None:
+    """The field that a line such as "bpm: 120" is of."""
+    name, colon, _ = line.partition(":")
+    return field_of(name) if colon else None
+
+
+def _goes_on(caption: str, line: str, headed: bool) -> bool:
+    """Whether a line belongs to the caption before it; `headed`: "lyrics:" is still to come."""
+    ended = bool(caption.strip()) and not caption.split("\n")[-1].strip()  # by an empty line
+    return not line.startswith("[") and (headed or not line.strip() or not ended)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .clip import Clip, Dataset
 
-__all__ = ["sound_name", "with_files", "write_wav"]
+__all__ = ["promised_bytes", "sound_name", "with_files", "write_wav"]
 
 _FLOAT, _HEADER = 3, 58  # WAVE_FORMAT_IEEE_FLOAT, and the bytes before its samples
 _MOST_BYTES = 2**32 - _HEADER
+_UNKNOWN = (0, 2**32 - 1)  # sizes of one who wrote without knowing the end
 
 
 def write_wav(path: Path, sound: Tensor, rate: int) -> None:
@@ -64,3 +65,24 @@ def _with_file(clip: Clip, folder: Path, number: int) -> Clip:
 def sound_name(place: int) -> str:
     """The file of the clip at a place of its dataset, from 1."""
     return f"sound_{place:05}.wav"
+
+
+def promised_bytes(path: Path) -> tuple[int, int]:
+    """How many bytes of sound the header of a WAV file promises, and how many the file has room for.
+
+    (0, 0) for a file of another kind, one without such a header, and one whose writer did not know.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0, 0
+        while len(chunk := file.read(8)) == 8:
+            size = int(struct.unpack("<I", chunk[4:])[0])
+            if chunk[:4] == b"data":
+                return (0, 0) if size in _UNKNOWN else (size, min(size, end - file.tell()))
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return 0, 0

@@ -82,8 +82,12 @@ def test_structured_text_with_its_aliases(make):
     ("text", "caption", "lyrics"),
     [
         ("genre: pop\n\n[Verse]\nbpm: la\nla", "", "[Verse]\nbpm: la\nla"),
-        ("caption: one\ntwo: three\n\nfour\nbpm: 90\n[Verse]\nla", "one\ntwo: three\n\nfour", "[Verse]\nla"),
+        ("caption: one\ntwo: three\nbpm: 90\n[Verse]\nla", "one\ntwo: three", "[Verse]\nla"),
         ("caption: one\n[Verse]\nla", "one", "[Verse]\nla"),
+        ("caption: one\ntwo\n \nla\nbpm: la", "one\ntwo", "la\nbpm: la"),
+        ("caption: one\n\nbpm: 90\n\nla\n\nla", "one", "la\n\nla"),
+        ("caption:\n\none\n\nla", "one", "la"),
+        ("caption: one\n\ntwo: three\n\nfour\nbpm: 90\nlyrics:\nla", "one\n\ntwo: three\n\nfour", "la"),
         ("bpm: 90\nartist: me\nVerse 1:\nla", "", "Verse 1:\nla"),
         ("Verse 1:\nbpm: 90", "", "Verse 1:\nbpm: 90"),
     ],
@@ -92,6 +96,34 @@ def test_lines_of_no_field(make, text, caption, lyrics):
     clip = only(make({"a.wav": None, "a.txt": text}))
     assert (clip.blueprint.caption, clip.blueprint.lyrics) == (caption, lyrics)
     assert ("a.txt (fields): artist is no field, not used" in clip.read) == ("artist" in text)
+    first = lyrics.split("\n")[0]
+    guess = f"a.txt (fields): lyrics without a line \"lyrics:\" before them: taken from '{first}' on"
+    assert (guess in clip.read) == ("lyrics:" not in text and "lyrics: a.txt (fields)" in clip.read)
+
+
+@pytest.mark.parametrize(
+    ("files", "source"),
+    [
+        ({"w.lyrics.txt": "la", "w.txt": "c" * 4_097}, r"w.txt \(caption\)"),
+        ({"w.txt": "bpm: 90\ncaption: " + "c" * 4_097}, r"w.txt \(fields\)"),
+        ({"w.txt": "la", "w.json": json.dumps({"caption": "c" * 4_097})}, "w.json"),
+        ({"data.csv": f"File,Caption\nw.wav,{'c' * 4_097}\n"}, "data.csv line 2"),
+    ],
+)
+def test_a_text_that_is_too_long_is_named(make, files, source):
+    with pytest.raises(ValueError, match=f"^w.wav: {source}: caption: at most 4096 characters, got 4097"):
+        scan(make({"w.wav": None, **files}))
+
+
+@pytest.mark.parametrize("field", ["is_instrumental", "labeled", "language_said", "no_tag"])
+def test_flags_that_are_not_understood_are_told(make, field):
+    about = {"lyrics": "la", "caption": "c", "language": "de", "custom_tag": "zx", field: "maybe"}
+    clip = only(make({"a.wav": None, "a.json": json.dumps(about)}))
+    song = clip.blueprint
+    assert (song.lyrics, song.caption, song.language, clip.tag, clip.labelled) == ("la", "c", "de", "zx", False)
+    name = {"is_instrumental": "instrumental", "labeled": "labelled"}.get(field, field)
+    doubts = [line for line in clip.read if line.endswith("left unset")]
+    assert doubts == [f"a.json: {name}: expected true or false, got 'maybe'; left unset"]
 
 
 def test_precedence_field_by_field(make):
