@@ -42,8 +42,8 @@ class Record:
         values = {"settings": dict(self.settings), "steps": self.steps, **self.told, "versions": versions}
         write_text(folder / RUN, json.dumps(values, indent=2, ensure_ascii=False))
 
-    def compare(self, folder: Path) -> None:
-        """Pass if the folder has no run yet, or this one.
+    def compare(self, folder: Path, whole: bool = True) -> None:
+        """Pass if the folder has no run yet, or this one; not `whole`: of what is in `settings` here.
 
         Raises:
             ValueError: lists every setting that differs.
@@ -60,7 +60,7 @@ class Record:
         now = json.loads(json.dumps(dict(self.settings)))
         lines = [
             f"{name}: the run has {_word(before.get(name))}, now {_word(now.get(name))}"
-            for name in sorted(before.keys() | now.keys())
+            for name in sorted(before.keys() | now.keys() if whole else now.keys())
             if before.get(name) != now.get(name)
         ]
         if lines:
@@ -76,12 +76,23 @@ class Record:
         return None if result is None or result.stopped or result.steps != self.steps else result
 
 
-def make_record(options: TrainOptions, variant: str, decoder: DiT, dataset: str, processes: int) -> Record:
-    """The record of a run that is about to begin."""
+def compare_options(folder: Path, options: TrainOptions, variant: str) -> None:
+    """As `Record.compare`, before songs are encoded and a decoder is made: of what is known by then."""
+    Record(_fixed(options) | {"variant": variant}, options.steps, {}).compare(folder, whole=False)
+
+
+def _fixed(options: TrainOptions) -> dict[str, Any]:
+    """The options that must be the same when a run goes on."""
     values = options.to_json()
     fixed = {name: value for name, value in values.items() if name not in FREE} | {"alpha": options.scale_alpha}
     if options.kind != "lokr":
         fixed.pop("factor")
+    return fixed
+
+
+def make_record(options: TrainOptions, variant: str, decoder: DiT, dataset: str, processes: int) -> Record:
+    """The record of a run that is about to begin."""
+    values, fixed = options.to_json(), _fixed(options)
     base = {"variant": variant, "dataset": dataset, "base": base_hash(decoder), "processes": processes}
     precision = str(next(decoder.parameters()).dtype).removeprefix("torch.")
     told = {name: values[name] for name in sorted(FREE - {"steps"})}

@@ -12,17 +12,19 @@ from hostlib import ROOT
 from safetensors.torch import load_file
 from sounds import write_songs
 
-BUILD, LABEL, TRAIN, APPLY = "70", "71", "72", "73"
+BUILD, LABEL, TRAIN, APPLY, OPTIONS = "70", "71", "72", "73", "74"
 TWIN = ROOT / "workflows" / "api" / "train_lora.json"
 STOP = "/acestep/training/stop"
 USUAL = {
-    "preset": "own",
+    "preset": "12 GB",
     "kind": "lora",
     "rank": 4,
     "steps": 3,
     "learning_rate": 0.001,
     "seed": 1,
     "if_there": "resume",
+}
+SETTINGS = {
     "targets": "attention",
     "alpha": -1.0,
     "dropout": 0.0,
@@ -43,9 +45,11 @@ USUAL = {
     "crop_seconds": 0.0,
     "duration": "song",
     "recompute": "auto",
+    "warmup": -1,
     "checkpoint_every": 100,
     "keep": 2,
     "validate_every": 0,
+    "validation_points": 8,
     "validation_songs": 0,
     "sample_every": 0,
 }
@@ -57,10 +61,17 @@ def build(folder="my_songs"):
 
 
 def training(name, folder="my_songs", **changes):
-    """Load, build, train."""
+    """Load, build, train, with changes of either node."""
     wires = {"model": [p.LOAD, 0], "conditioner": [p.LOAD, 1], "vae": [p.LOAD, 2], "dataset": [BUILD, 0]}
-    train = {"class_type": "ACEStepTrainLoRA", "inputs": {**wires, "name": name, **USUAL, **changes}}
-    return {p.LOAD: p.load(precision="fp32"), BUILD: build(folder), TRAIN: train}
+    widgets = {**USUAL, **{key: value for key, value in changes.items() if key not in SETTINGS}}
+    settings = {**SETTINGS, **{key: value for key, value in changes.items() if key in SETTINGS}}
+    inputs = {**wires, "name": name, **widgets, "options": [OPTIONS, 0]}
+    return {
+        p.LOAD: p.load(precision="fp32"),
+        BUILD: build(folder),
+        OPTIONS: p.node("ACEStepTrainingOptions", **settings),
+        TRAIN: {"class_type": "ACEStepTrainLoRA", "inputs": inputs},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +141,8 @@ def test_the_shipped_workflow_trains_and_plays_in_one_prompt(host, learned):
     pictures = [e["body"] for e in run.events if e["type"] == "binary" and b"\xff\xd8\xff" in e["body"][:400]]
     assert pictures and any(e["type"] == "progress" and e["data"]["node"] == train for e in run.events)
     text = run.text(train)
+    assert "preset 12 GB: targets self attention and cross attention, batch 1, " in text and "rank 64" in text
+    assert "adamw, learning rate 0.0001" in text
     assert "8 steps" in text and "saved: loras/shipped_00001_.safetensors" in text and "memory: about" in text
     (picture,) = run.outputs[train]["images"]
     file = host.base / picture["type"] / picture["subfolder"] / picture["filename"]
@@ -180,6 +193,20 @@ def test_stop_and_keep(host, encoded, learned):
     assert host.post(STOP, {}) == (404, {"error": "nothing is being trained"})
 
 
+def test_a_result_is_used_without_any_training(host, first):
+    run = host.run(training("first", if_there="use", rank=77, steps=99))
+    assert run.ok, run.message
+    said = run.text(TRAIN)
+    assert "finished after 3 steps; nothing was trained" in said and "saved: loras/first_00001_.safetensors" in said
+    assert not any("preparing song" in json.dumps(event["data"]) for event in run.events if "data" in event)
+    assert run.outputs[TRAIN]["images"]
+
+
+def test_what_differs_from_the_usual_is_said(first):
+    assert first.text(OPTIONS) == "not as usual: accumulation 2, hint_share 0.0, validate_every 0"
+    assert "preset 12 GB: nothing; all else as Training Options says" in first.text(TRAIN)
+
+
 def test_a_deleted_result_is_put_back(host, first):
     file = host.base / "models" / "loras" / "first_00001_.safetensors"
     before = file.read_bytes()
@@ -204,6 +231,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(host, good_song):
         ({"name": "../out"}, "name: expected a plain name"),
         ({"preset": "6 GB"}, "preset"),
         ({"targets": "everything"}, "targets"),
+        ({"kind": "dora"}, "kind"),
         ({"steps": -1}, "steps"),
     ):
         run = host.run(training(**{"name": "never", **changes}))
@@ -217,7 +245,8 @@ def test_bad_input_is_told_and_leaves_nothing(host, encoded, runs, good_song):
         (training("bad", folder="empty"), "empty"),
         (training("bad", folder="not_there"), "not_there"),
         (training("bad", alpha=0.0), "alpha must be above 0"),
-        (training("bad", kind="dora"), "kind"),
+        (training("bad", warmup=3), "warmup must be shorter than the 3 steps"),
+        (training("bad", if_there="use"), "bad has no result of a run that ended"),
         (training("first", rank=8), "rank: the run has 4, now 8"),
     ):
         run = host.run(prompt)
