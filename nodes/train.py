@@ -162,7 +162,7 @@ def _lines(outcome: Outcome, folder: Path, options: TrainOptions) -> tuple[str, 
     return (
         f"run: {folder}",
         f"{options.kind}, rank {options.rank}, {in_words(options.targets)}",
-        f"{options.optimizer}, learning rate {options.learning_rate:g}",
+        f"{options.optimizer}, learning rate {options.rate:g}",
         _steps(result, outcome, options),
         _validation(result),
         memory + peak,

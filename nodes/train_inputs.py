@@ -36,7 +36,7 @@ def options_of(
         kind=one_of("kind", kind, tuple(KINDS)),
         rank=row.rank if rank == OF_PRESET else rank,
         steps=row.steps if steps == OF_PRESET else steps,
-        learning_rate=learning_rate or USUAL_RATES[base.optimizer],
+        learning_rate=learning_rate or None,
         seed=seed,
     )
 

@@ -6,6 +6,7 @@ run that goes on draws what it would have drawn, and W processes draw what one d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dit.context import task_context
-from .examples import Example, Prepared
+from .examples import FRAME_STEP, Example, Prepared
 from .noise import generator
-from .options import FRAME_STEP, TrainOptions
-from .times import Times, condition_dropout_for
+from .options import TrainOptions
+from .times import DISCRETE, DISCRETE_STEPS, Times, condition_dropout_for
 
 # The three things of the validation that are drawn.
 NOISE, PLACE, HELD_OUT = range(3)
@@ -148,8 +149,15 @@ class Draws:
             example = self.data.examples[self.validated[point % len(self.validated)]]
             start = self._start(example, "validation", PLACE, point)
             noise = self._random("validation", NOISE, point)
-            items.append(self._item(example, start, times[point : point + 1], noise))
+            items.append(self._item(example, start, times[self._time_of(point)][None], noise))
         return items
+
+    def _time_of(self, point: int) -> int:
+        """Which of the grid's times a point has: songs and the eight discrete times come round together, and then
+        would always meet the same ones, so each round goes one time further."""
+        count, songs = self.options.validation_points, len(self.validated)
+        rounds = point // math.lcm(songs, DISCRETE_STEPS) if self.times.kind == DISCRETE else 0
+        return (point + rounds) % count
 
     def _item(
         self,

@@ -1,13 +1,15 @@
 """Checkpoints of a run: each a PEFT folder that is a usable adapter by itself, with what the loop needs to go on.
 
-checkpoints/step_000100/ holds adapter_config.json and adapter_model.safetensors (the fp32 parameters as they are
-trained), state.pt (moments of the optimizer, the running average, counters) and checkpoint.json (size and hash of each
-file, written last). A folder whose files do not match is passed over (spec/lora.md §4.2).
+checkpoints/step_000100/ holds adapter_config.json and adapter_model.safetensors (what was validated, in fp32: the
+parameters, or with ema their running average), state.pt (moments of the optimizer, counters, and with ema the
+parameters as they are trained) and checkpoint.json (size and hash of each file, written last). A folder whose files do
+not match is passed over (spec/lora.md §4.2). `latest` names the newest for people; nothing here reads it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -36,7 +38,8 @@ class Counters:
         average: the smoothed loss, None before the first.
         bad: steps in a row whose loss or gradient was not a number.
         skipped: all of those.
-        first, last: the validation loss before the first step and when it was measured last.
+        first, last: the validation loss before the first step, or when it was first asked for, and when it was measured
+            last; None where it was not, or was no finite number.
         measured: the step after which `last` was.
     """
 
@@ -56,12 +59,16 @@ class Counters:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A checkpoint that was read: the folder, and everything but the adapter."""
+    """A checkpoint that was read: the folder, and everything but the adapter.
+
+    Attributes:
+        parameters: as they are trained, where the adapter is their average; else None.
+    """
 
     folder: Path
     counters: Counters
     optimizer: dict[str, Any]
-    average: dict[str, Tensor] | None
+    parameters: dict[str, Tensor] | None
 
 
 class Checkpoints:
@@ -71,15 +78,24 @@ class Checkpoints:
         self.folder = run / FOLDER
 
     def save(
-        self, adapter: Adapter, counters: Counters, optimizer: Mapping[str, Any], average: Mapping[str, Tensor] | None
+        self,
+        adapter: Adapter,
+        counters: Counters,
+        optimizer: Mapping[str, Any],
+        parameters: Mapping[str, Tensor] | None,
+        say: Callable[[str], None],
     ) -> Path:
         """Write the checkpoint of a step, whole or not at all.
+
+        Args:
+            parameters: as they are trained, where the adapter is their average; else None.
+            say: is told in a sentence if `latest` could not be written, which no run needs.
 
         Raises:
             ACEStepError: if the disk is full or cannot be written; the older checkpoints are as they were.
         """
         path = self.folder / f"step_{counters.step:06d}"
-        state = {"counters": asdict(counters), "optimizer": _on_cpu(optimizer), "average": _on_cpu(average)}
+        state = {"counters": asdict(counters), "optimizer": _on_cpu(optimizer), "parameters": _on_cpu(parameters)}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with new_folder(path) as draft:
@@ -87,9 +103,12 @@ class Checkpoints:
                 torch.save(state, draft / STATE)
                 sync_file(draft / STATE)
                 write_text(draft / LIST, json.dumps(_contents(draft, counters), indent=2))
-            write_text(self.folder / LATEST, path.name)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ACEStepError(self._unwritten(counters.step, error)) from error
+        try:
+            write_text(self.folder / LATEST, path.name)
+        except OSError as error:
+            say(f"{self.folder / LATEST} could not be written ({error}): it may name an older checkpoint.")
         return path
 
     def newest(self, say: Callable[[str], None]) -> Saved | None:
@@ -106,19 +125,28 @@ class Checkpoints:
 
     def prune(self, step: int, keep: int) -> None:
         """Keep the newest `keep` up to `step` and the one with the best validation loss."""
-        known = [path for path in self._all() if _step(path) <= step]
-        losses = {path: loss for path in known if (loss := _validation(path)) is not None}
-        best = min(losses, key=lambda path: (losses[path], -_step(path)), default=None)
-        for path in known[:-keep]:
-            if path != best:
+        best = self.best(step)
+        for path in self._until(step)[:-keep]:
+            if best is None or path != best[0]:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def best(self, step: int) -> tuple[Path, float] | None:
+        """The checkpoint up to `step` with the lowest validation loss, and that; of equals the newest."""
+        losses = {path: loss for path in self._until(step) if (loss := _validation(path)) is not None}
+        best = min(losses, key=lambda path: (losses[path], -_step(path)), default=None)
+        return None if best is None else (best, losses[best])
+
+    def _until(self, step: int) -> list[Path]:
+        return [path for path in self._all() if _step(path) <= step]
 
     def _all(self) -> list[Path]:
         """By step, whole or not."""
+        if not self.folder.is_dir():
+            return []
         return sorted((path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
 
     def _unwritten(self, step: int, error: BaseException) -> str:
-        older = [path.name for path in self._all() if _what_is_wrong(path) is None] if self.folder.is_dir() else []
+        older = [path.name for path in self._all() if _what_is_wrong(path) is None]
         rest = f"The run can go on from {older[-1]}" if older else "There is no older one"
         return (
             f"{self.folder}: the checkpoint of step {step} could not be written ({error}). {rest}: make room on that "
@@ -126,10 +154,19 @@ class Checkpoints:
         )
 
 
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Go on with saved moments, computed in the way that was chosen for this device, not for the one of the file."""
+    groups = [
+        {**said, **{name: own[name] for name in ("fused", "foreach") if name in own}}
+        for said, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
 def _contents(folder: Path, counters: Counters) -> dict[str, Any]:
     names = sorted(path.name for path in folder.iterdir())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    return {"step": counters.step, "validation": counters.validation, "files": files}
+    return {"step": counters.step, "validation": _finite(counters.validation), "files": files}
 
 
 def _what_is_wrong(path: Path) -> str | None:
@@ -148,7 +185,7 @@ def _what_is_wrong(path: Path) -> str | None:
 
 def _read(path: Path) -> Saved:
     state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    return Saved(path, Counters(**state["counters"]), state["optimizer"], state["average"])
+    return Saved(path, Counters(**state["counters"]), state["optimizer"], state["parameters"])
 
 
 def _step(path: Path) -> int:
@@ -161,7 +198,12 @@ def _validation(path: Path) -> float | None:
         value = json.loads((path / LIST).read_text(encoding="utf-8"))["validation"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return float(value) if isinstance(value, (int, float)) else None
+    return _finite(value)
+
+
+def _finite(value: Any) -> float | None:
+    """None for what is no number, or NaN or infinite: JSON has no word for it, and it is no best."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _on_cpu(value: Any) -> Any:

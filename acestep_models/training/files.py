@@ -1,7 +1,8 @@
-"""Files and folders that are there whole or not at all: a temporary name, fsync, rename."""
+"""Files and folders that are there whole or not at all (a temporary name, fsync, rename), and whose they are."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,22 +10,64 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 _BLOCK = 1 << 22
+LOCK = ".lock"
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # as the systems say that somebody else has it
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in place of what is there."""
+    with atomic(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; it becomes `path` when everything is on the disk, and goes where not."""
     draft = path.with_name(_draft_name(path))
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield draft
+        sync_file(draft)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder belongs to this process until the block ends, or the process dies, however that happens.
+
+    A file system that knows no locks is taken as it is.
+
+    Raises:
+        ValueError: if another process has it.
+        OSError: if no file can be made there.
+    """
+    with (folder / LOCK).open("ab+") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                raise ValueError(
+                    f"{folder}: another run is writing there just now. Wait for it or stop it, or choose another name"
+                ) from error
+        yield
+
+
+def _lock(file: IO[bytes]) -> None:
+    """The system's own lock, which goes with the open file."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

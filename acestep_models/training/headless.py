@@ -1,8 +1,9 @@
 """Training without ComfyUI, from one JSON file: `python -m acestep_models.training CONFIG`.
 
 `accelerate launch -m acestep_models.training CONFIG` shares the work between cards or machines; all of them must see
-the same output folder (two processes on CPUs: `accelerate launch --multi_gpu --num_processes 2`, with "device": "cpu";
-its --cpu starts one). Paths in CONFIG count from its own folder. An example:
+the same output folder. Two processes on CPUs: `accelerate launch --multi_gpu --num_processes 2` with "device": "cpu" in
+CONFIG (`accelerate launch --cpu --num_processes 2` starts only one where there is no MPI). Paths in CONFIG count from
+its own folder. An example:
 
 {
   "models": {"model": "turbo.safetensors", "text_encoder": "qwen.safetensors", "vae": "vae.safetensors",
@@ -78,6 +79,12 @@ class Printer(Silent):
 
     def __init__(self, stop: Path, talks: bool = True) -> None:
         self._stop, self._talks = stop, talks
+
+    def begin(self) -> None:
+        """A file that was to end an earlier run does not end this one."""
+        if self._talks and self._stop.exists():
+            self._stop.unlink(missing_ok=True)
+            self.say(f"{self._stop} was left by an earlier run: it is removed.")
 
     def started(self, plan: RunPlan) -> None:
         """What is about to happen."""
@@ -156,9 +163,10 @@ def run_config(path: Path) -> Result:
     device = workers.device or _device(config.device)
     precision = config.precision or ("fp32" if device.type == "cpu" else "bf16")
     watcher = Printer(config.folder / STOP, workers.main)
+    watcher.begin()
     runtime = PlainRuntime(device)
     decoder, data = _load(config, runtime, workers, PRECISIONS[precision])
-    around = Around(runtime, device, workers, watcher, {"base_file": Path(config.models["model"]).name})
+    around = Around(runtime, device, workers, watcher, {"base_model": Path(config.models["model"]).name})
     return train(decoder, config.models["variant"], data, config.options, config.folder, around)
 
 

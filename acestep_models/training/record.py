@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -15,11 +14,14 @@ from torch import Tensor
 
 from ..dit.transformer import DiT
 from .around import Result
+from .checkpoint import FOLDER
+from .examples import Prepared
 from .files import write_text
+from .marks import song_mark, weights_mark
 from .options import FREE, TrainOptions
 
 RUN, FINAL, RESULT, PEFT = "run.json", "final", "result.json", "adapter"
-_SAMPLED = 4096  # values of each weight that the fingerprint reads
+_SHORT = 16  # digits of a mark that are kept
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,33 @@ class Record:
         settings: everything that must be the same when the run goes on, by name.
         steps: how long it is, which may grow.
         told: the rest of the options.
+        songs: a mark of each, by name.
     """
 
     settings: Mapping[str, Any]
     steps: int
     told: Mapping[str, Any]
+    songs: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
         """Put run.json into the run folder."""
         versions = {"python": platform.python_version(), "torch": torch.__version__}
-        values = {"settings": dict(self.settings), "steps": self.steps, **self.told, "versions": versions}
+        about = {"steps": self.steps, **self.told, "versions": versions, "songs": dict(self.songs)}
+        values = {"settings": dict(self.settings), **about}
         write_text(folder / RUN, json.dumps(values, indent=2, ensure_ascii=False))
 
     def compare(self, folder: Path, whole: bool = True) -> None:
         """Pass if the folder has no run yet, or this one; not `whole`: of what is in `settings` here.
 
         Raises:
-            ValueError: lists every setting that differs.
+            ValueError: lists every setting and song that differs; or the folder holds something else.
         """
         try:
-            before = json.loads((folder / RUN).read_text(encoding="utf-8"))["settings"]
+            said = json.loads((folder / RUN).read_text(encoding="utf-8"))
+            before = said["settings"]
             before.keys()
         except FileNotFoundError:
+            _check_strange(folder)
             return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -59,7 +66,8 @@ class Record:
             ) from error
         now = json.loads(json.dumps(dict(self.settings)))
         lines = [
-            f"{name}: the run has {_word(before.get(name))}, now {_word(now.get(name))}"
+            (self._songs_that_differ(said.get("songs")) if name == "dataset" else "")
+            or f"{name}: the run has {_word(before.get(name))}, now {_word(now.get(name))}"
             for name in sorted(before.keys() | now.keys() if whole else now.keys())
             if before.get(name) != now.get(name)
         ]
@@ -70,6 +78,19 @@ class Record:
                 + "\nChoose another name, or set them back."
             )
 
+    def _songs_that_differ(self, before: Any) -> str:
+        """In words; nothing where that is not known."""
+        if not isinstance(before, dict):
+            return ""
+        now = self.songs
+        kinds = {
+            "changed": [name for name in now if name in before and before[name] != now[name]],
+            "new": [name for name in now if name not in before],
+            "gone": [name for name in before if name not in now],
+        }
+        said = [f"{kind}: {_first(names)}" for kind, names in kinds.items() if names]
+        return f"dataset: its songs differ ({'; '.join(said)})" if said else ""
+
     def finished(self, folder: Path) -> Result | None:
         """The result of the same run where it ended as long as it is now asked for, else None."""
         result = read_result(folder)
@@ -78,36 +99,32 @@ class Record:
 
 def compare_options(folder: Path, options: TrainOptions, variant: str) -> None:
     """As `Record.compare`, before songs are encoded and a decoder is made: of what is known by then."""
-    Record(_fixed(options) | {"variant": variant}, options.steps, {}).compare(folder, whole=False)
+    Record(_fixed(options) | {"variant": variant}, options.steps, {}, {}).compare(folder, whole=False)
 
 
 def _fixed(options: TrainOptions) -> dict[str, Any]:
     """The options that must be the same when a run goes on."""
     values = options.to_json()
-    fixed = {name: value for name, value in values.items() if name not in FREE} | {"alpha": options.scale_alpha}
+    fixed = {name: value for name, value in values.items() if name not in FREE}
+    fixed |= {"alpha": options.scale_alpha, "learning_rate": options.rate}
     if options.kind != "lokr":
         fixed.pop("factor")
     return fixed
 
 
-def make_record(options: TrainOptions, variant: str, decoder: DiT, dataset: str, processes: int) -> Record:
+def make_record(options: TrainOptions, variant: str, decoder: DiT, data: Prepared, processes: int) -> Record:
     """The record of a run that is about to begin."""
     values, fixed = options.to_json(), _fixed(options)
-    base = {"variant": variant, "dataset": dataset, "base": base_hash(decoder), "processes": processes}
+    base = {"variant": variant, "dataset": data.fingerprint, "base": base_hash(decoder), "processes": processes}
     precision = str(next(decoder.parameters()).dtype).removeprefix("torch.")
     told = {name: values[name] for name in sorted(FREE - {"steps"})}
-    return Record(fixed | base | {"precision": precision}, options.steps, told)
+    songs = {example.name: song_mark(example)[:_SHORT] for example in data.examples}
+    return Record(fixed | base | {"precision": precision}, options.steps, told, songs)
 
 
 def base_hash(decoder: DiT) -> str:
-    """A fingerprint of the frozen weights: names, shapes and up to 4096 values of each, evenly taken."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(decoder.state_dict().items()):
-        values = weight.detach().flatten()
-        some = values[:: max(1, values.numel() // _SAMPLED)][:_SAMPLED].to("cpu", torch.float32)
-        digest.update(f"{name} {list(weight.shape)}".encode())
-        digest.update(some.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """A fingerprint of the frozen weights."""
+    return weights_mark(decoder)[:_SHORT]
 
 
 def write_result(folder: Path, result: Result) -> None:
@@ -157,6 +174,25 @@ def check_weights(decoder: DiT) -> None:
             )
         if weight.is_inference():
             raise ValueError(f"{name} was made inside torch.inference_mode(): build the decoder outside of it")
+
+
+def _check_strange(folder: Path) -> None:
+    """Pass if a folder without run.json has nothing that a run would write over.
+
+    Raises:
+        ValueError: if it has.
+    """
+    for name in (FOLDER, FINAL):
+        path = folder / name
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(
+                f"{folder}: it has {name} but no {RUN}, so it is another kind of folder, or its {RUN} was deleted. "
+                "Choose another name"
+            )
+
+
+def _first(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _word(value: Any) -> str:

@@ -264,3 +264,24 @@ def test_songs_of_another_trainer(cheap, run, models, tmp_path):
     torch.save({"target_latents": latents, "encoder_hidden_states": tokens[:, :8]}, theirs)
     with pytest.raises(ValueError, match="theirs.pt: its tensors are 8 wide, the model reads"):
         run(read_manifest(tmp_path), folder=tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_said(cheap, run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ACEStepError, match="the prepared songs cannot be kept there.*choose another folder"):
+        run([clip()], folder=tmp_path / "file" / "prepared")
+
+
+def test_a_manifest_that_cannot_be_written_is_said(cheap, run, tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(ACEStepError, match="the prepared songs cannot be kept there.*Make room"):
+        run([clip()])
+    assert len(list(tmp_path.glob("*.pt"))) == 1 and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_crop_does_not_change_what_is_prepared_already(cheap, run, tmp_path):
+    run([clip()], folder=tmp_path / "first")
+    dataset = read_manifest(tmp_path / "first")
+    notes = run(dataset, folder=tmp_path / "second", duration="crop", crop_frames=20).notes
+    assert notes == ("a.wav: its tensors name the duration that they were prepared with, not a crop's",)
+    assert run(dataset, folder=tmp_path / "third").notes == ()

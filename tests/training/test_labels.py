@@ -218,3 +218,12 @@ def test_the_tiny_planner_hears_what_understand_audio_hears(tiny_2b_split):
     for name in ("caption", "lyrics", "bpm", "key", "time_signature", "language"):
         assert getattr(made.blueprint, name) == getattr(song, name) and song.is_set(name)
     assert made.genre == song.genres and made.blueprint.bpm == 97
+
+
+@pytest.mark.parametrize("folder", ["file/labels", "file"])
+def test_a_label_that_cannot_be_kept_is_still_a_label(asked, tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    made = run([clip("a.wav"), clip("b.wav", pitch=330.0)], kept=tmp_path / folder)
+    assert [one.blueprint.caption for one in made.clips] == ["heard caption"] * 2
+    (note,) = made.notes
+    assert str(tmp_path / folder) in note and "labels could not be kept" in note

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from acestep_models.adapters.files import read_adapter
-from acestep_models.training.headless import read_config
+from acestep_models.training.headless import Printer, read_config
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = {"model": "m", "text_encoder": "t", "vae": "v", "variant": "turbo"}
@@ -75,11 +75,14 @@ def test_from_a_folder_of_songs_to_an_adapter(tmp_path, tiny_2b_split, last_stat
     common = {"models": {**models, "variant": "turbo"}, "dataset": {"path": "songs", "tag": "tango nuevo"}}
     options = {"rank": 4, "steps": 4, "checkpoint_every": 2}
     path = write_config(tmp_path, **common, device="cpu", name="one", options={**options, "accumulation": 2})
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "stop").touch()
     done = launch([], path)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     adapter = read_adapter(tmp_path / "one" / "final" / "one.safetensors")
     assert adapter.facts.trigger == "tango nuevo"
+    assert adapter.facts.metadata["base_model"] == Path(models["model"]).name
     again = launch([], path)
     assert "has this run already" in again.stdout
     two = write_config(tmp_path, **common, device="cpu", name="two", options={**options, "accumulation": 1})
@@ -94,3 +97,17 @@ def test_from_a_folder_of_songs_to_an_adapter(tmp_path, tiny_2b_split, last_stat
     refused = launch([], changed)
     assert refused.returncode == 1
     assert "rank: the run has 4, now 8" in refused.stderr
+
+
+def test_a_stop_of_an_earlier_run_does_not_end_the_next(tmp_path, capsys):
+    stop = tmp_path / "stop"
+    stop.touch()
+    others = Printer(stop, talks=False)
+    others.begin()
+    assert stop.exists()  # the first process takes it away
+    printer = Printer(stop)
+    printer.begin()
+    assert not stop.exists() and not printer.should_stop()
+    assert "left by an earlier run" in capsys.readouterr().out
+    stop.touch()
+    assert printer.should_stop()
