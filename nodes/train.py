@@ -8,17 +8,20 @@ from typing import Any
 
 from ..acestep_models.pipelines.encode import ConditionerModels
 from ..acestep_models.runtime import Handle
+from ..acestep_models.training.checkpoint import FOLDER as CHECKPOINTS
 from ..acestep_models.training.conditions import PrepareOptions, prepare
 from ..acestep_models.training.data.clip import Dataset
 from ..acestep_models.training.job import Result, TrainOptions
 from ..acestep_models.training.record import compare_options, read_result
 from ..acestep_models.training.trainable import KINDS
+from ..acestep_models.training.wish import check_wish
 from .host import save_lora
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
-from .host.training import check_trainable, run_folder, shown_picture
+from .host.stop_training import TRAININGS, BeforeTraining
+from .host.training import check_trainable, run_folder, shown_picture, training_device
 from .host.training_run import GIB, Outcome, Run, train_here
-from .host.training_watch import PICTURE, duration
+from .host.training_watch import PICTURE, in_time
 from .lora_made import MADE
 from .train_inputs import IF_THERE, NEW, PRESET_NAMES, USE, in_words, options_of, preset_line, train_inputs
 from .types import Dataset as DatasetType
@@ -103,10 +106,14 @@ class TrainLoRA(io.ComfyNode):
             wire("options", options, TrainOptions, "Training Options")
         plan = options_of(preset, kind, rank, steps, learning_rate, seed, options)
         compare_options(folder, plan, check_trainable(model).variant_name)  # encoding the songs takes minutes
-        dataset, runtime = wire("dataset", dataset, Dataset, "Build Dataset"), HostRuntime()
-        data = prepare(runtime, conditioner, vae, dataset, folder / PREPARED, _wish(plan))
-        outcome = train_here(Run(model, data, plan, folder, vae), runtime)
-        lines = (preset_line(preset, rank, steps, options is not None), *_lines(outcome, folder, plan), *data.notes)
+        check_wish(plan, wire("dataset", dataset, Dataset, "Build Dataset"), training_device())
+        with TRAININGS.running() as stop:
+            learned = any((folder / CHECKPOINTS).glob("step_*"))  # then its next step ends a run that shall stop
+            before = HostRuntime() if learned else BeforeTraining(stop)
+            data = prepare(before, conditioner, vae, dataset, folder / PREPARED, _wish(plan))
+            before.check_cancelled()
+            outcome = train_here(Run(model, data, plan, folder, vae), HostRuntime(), stop)
+        lines = (preset_line(preset, rank, steps, options is not None), *_lines(outcome, folder, plan))
         return _output(outcome.result, said, outcome.watcher.save_picture(folder), lines)
 
 
@@ -123,7 +130,8 @@ def _used(folder: Path, said: Mapping[str, Any]) -> io.NodeOutput:
             "to train it, or another name"
         )
     ended = "stopped and kept after" if result.stopped else "finished after"
-    lines = (f"run: {folder}", f"{ended} {result.steps} steps; nothing was trained", _validation(result), *result.notes)
+    done = f"{ended} {_counted(result.steps)}; nothing was trained"
+    lines = (f"run: {folder}", done, _validation(result), *result.notes)
     return _output(result, said, picture if picture.is_file() else None, lines)
 
 
@@ -148,7 +156,8 @@ def _wish(options: TrainOptions) -> PrepareOptions:
 def _output(result: Result, said: Mapping[str, Any], picture: Path | None, lines: tuple[str, ...]) -> io.NodeOutput:
     """The wires, and the report under the node with the last picture of the loss; `said` is what the widgets say."""
     path = save_lora.copy_lora(result.file, said["name"])
-    MADE.add(NODE, said, path)
+    for made in (path, result.file):  # a run that was deleted is trained anew
+        MADE.add(NODE, said, made)
     text = report(f"saved: {save_lora.shown(path)}", *lines)
     shown: dict[str, Any] = {**text, **({"images": [shown_picture(picture)]} if picture else {})}
     return io.NodeOutput(save_lora.entry_name(path), str(result.folder), text["text"][0], ui=shown)
@@ -158,26 +167,36 @@ def _lines(outcome: Outcome, folder: Path, options: TrainOptions) -> tuple[str, 
     """How it went."""
     result, watcher = outcome.result, outcome.watcher
     peak = f", at most {watcher.peak_bytes / GIB:.1f} GiB used" if watcher.peak_bytes else ""
-    memory, *warnings = outcome.lines
+    memory = tuple(line + peak for line in outcome.lines[:1])
     return (
         f"run: {folder}",
         f"{options.kind}, rank {options.rank}, {in_words(options.targets)}",
         f"{options.optimizer}, learning rate {options.rate:g}",
         _steps(result, outcome, options),
         _validation(result),
-        memory + peak,
-        *warnings,
+        *memory,
+        *outcome.lines[1:],
         *dict.fromkeys((*watcher.told, *result.notes)),
     )
 
 
 def _steps(result: Result, outcome: Outcome, options: TrainOptions) -> str:
-    """ "1000 steps, 0.62 s a step, 10 min in all", or how far it came before it was stopped."""
-    watcher = outcome.watcher
-    done = sum(point.seconds for point in watcher.points)
-    speed = f", {watcher.step_seconds:.2f} s a step, {duration(done)} in all" if watcher.points else ""
-    stopped = f"stopped after {result.steps} of {options.steps} steps; what was learned is kept"
-    return (stopped if result.stopped else f"{result.steps} steps") + speed
+    """ "1000 steps, 0.62 s a step, 10 min in all", or how far it came before it was stopped.
+
+    Where it went on from earlier ones, the times are of this session's steps, and it says how many those are.
+    """
+    watcher, done = outcome.watcher, len(outcome.watcher.session)
+    if not done:
+        return f"finished before, after {_counted(result.steps)}; nothing was trained"
+    here = f"{_counted(done)} of them now, " if done < result.steps else ""
+    stopped = f"stopped after {result.steps} of {_counted(options.steps)}; what was learned is kept"
+    said = stopped if result.stopped else _counted(result.steps)
+    seconds = watcher.seconds
+    return f"{said}, {here}{seconds / done:.2f} s a step, {in_time(seconds)} in all"
+
+
+def _counted(steps: int) -> str:
+    return f"{steps} step" + ("s" if steps != 1 else "")
 
 
 def _validation(result: Result) -> str:

@@ -19,6 +19,7 @@ from .examples import FRAME_STEP, Example, Prepared
 from .noise import generator
 from .options import TrainOptions
 from .times import DISCRETE, DISCRETE_STEPS, Times, condition_dropout_for
+from .wish import check_held_out
 
 # The three things of the validation that are drawn.
 NOISE, PLACE, HELD_OUT = range(3)
@@ -203,10 +204,7 @@ def make_draws(data: Prepared, options: TrainOptions, times: Times) -> Draws:
     for example in data.examples:
         _check(example, data)
     count, held = len(data.examples), options.validation_songs
-    if held >= count:
-        raise ValueError(
-            f"validation_songs is {held} and the dataset has {count}: at least one song must be left to train on"
-        )
+    check_held_out(held, count)
     order = torch.randperm(count, generator=generator(options.seed, "validation", HELD_OUT)).tolist()
     outside = set(order[:held])
     trained = [index for index in range(count) if index not in outside for _ in range(data.examples[index].repeat)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,10 +25,12 @@ from torch import Tensor
 from ..adapters.adapter import Adapter
 from ..adapters.write import write_adapter
 from ..errors import ACEStepError
-from .files import new_folder, remove_drafts, sha256, sync_file, write_text
+from .files import listed, new_folder, remove_drafts, sync_file, what_differs, write_text
 
 FOLDER, LATEST, LIST, STATE = "checkpoints", "latest", "checkpoint.json", "state.pt"
+KIND = "kind"  # of the optimizer, beside its state
 _NAME = re.compile(r"step_(\d{6,})")
+_SIZE = "d"  # Prodigy's, in its group of parameters
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Counters:
 
     Attributes:
         average: the smoothed loss, None before the first.
+        heard: losses that the average is of.
         bad: steps in a row whose loss or gradient was not a number.
         skipped: all of those.
         first, last: the validation loss before the first step, or when it was first asked for, and when it was measured
@@ -45,6 +49,7 @@ class Counters:
 
     step: int = 0
     average: float | None = None
+    heard: int = 0
     bad: int = 0
     skipped: int = 0
     first: float | None = None
@@ -117,10 +122,10 @@ class Checkpoints:
             return None
         remove_drafts(self.folder)
         for path in reversed(self._all()):
-            wrong = _what_is_wrong(path)
-            if wrong is None:
-                return _read(path)
-            say(f"{path} is not whole ({wrong}): it is passed over.")
+            found = _what_is_wrong(path) or _read(path)
+            if isinstance(found, Saved):
+                return found
+            say(f"{path} is not whole ({found}): it is passed over.")
         return None
 
     def prune(self, step: int, keep: int) -> None:
@@ -154,38 +159,61 @@ class Checkpoints:
         )
 
 
-def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Go on with saved moments, computed in the way that was chosen for this device, not for the one of the file."""
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, and whose it is."""
+    return {KIND: type(optimizer).__name__, **optimizer.state_dict()}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], where: str = "the checkpoint") -> None:
+    """Go on with saved moments, computed in the way that was chosen for this device, not for the one of the file.
+
+    Raises:
+        ValueError: if they are another optimizer's, or of other parameters.
+    """
+    name = type(optimizer).__name__
+    own = optimizer.state_dict()["param_groups"]
+    kind = saved.get(KIND, name)
+    try:
+        fits = all(
+            len(ours["params"]) == len(theirs["params"]) and (_SIZE in ours) == (_SIZE in theirs)
+            for ours, theirs in zip(own, saved["param_groups"], strict=True)
+        )
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if kind != name or not fits:
+        raise ValueError(
+            f"{where}: it has the state of {'another optimizer' if kind == name else kind}, or of other layers, but "
+            f"the run goes on with {name}. Choose another name, or set optimizer back to what it was"
+        )
     groups = [
         {**said, **{name: own[name] for name in ("fused", "foreach") if name in own}}
         for said, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
 def _contents(folder: Path, counters: Counters) -> dict[str, Any]:
     names = sorted(path.name for path in folder.iterdir())
-    files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    return {"step": counters.step, "validation": _finite(counters.validation), "files": files}
+    return {"step": counters.step, "validation": _finite(counters.validation), "files": listed(folder, names)}
 
 
 def _what_is_wrong(path: Path) -> str | None:
     """Why a checkpoint cannot be used, None where it can."""
     try:
         files = json.loads((path / LIST).read_text(encoding="utf-8"))["files"]
-        for name, said in files.items():
-            if (path / name).stat().st_size != said["size"]:
-                return f"{name} has another size than it was written with"
-            if sha256(path / name) != said["sha256"]:
-                return f"{name} has changed"
+        wrong = what_differs(path, files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
-    return None if STATE in files else f"no {STATE}"
+    return wrong or (None if STATE in files else f"no {STATE}")
 
 
-def _read(path: Path) -> Saved:
-    state = torch.load(path / STATE, map_location="cpu", weights_only=True)
-    return Saved(path, Counters(**state["counters"]), state["optimizer"], state["parameters"])
+def _read(path: Path) -> Saved | str:
+    """The checkpoint, or what its state lacks."""
+    try:
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+        return Saved(path, Counters(**state["counters"]), state["optimizer"], state["parameters"])
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        return f"{STATE}: {type(error).__name__}: {error}"
 
 
 def _step(path: Path) -> int:

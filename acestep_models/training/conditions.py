@@ -18,9 +18,11 @@ from ..vae.oobleck import Oobleck
 from .data.captions import spoken
 from .data.clip import Dataset
 from .examples import FRAME_STEP, Example, Prepared
+from .files import check_folder, drafts
 from .manifest import write_manifest
 from .marks import mark
 from .song import LONGEST_SECONDS, VERSION, Done, PrepareOptions, SongMaker, Unheard, networks_mark, normal
+from .texts import check_texts, said_seconds
 
 __all__ = ["ELSEWHERE", "LONGEST_SECONDS", "PROFILE", "PrepareOptions", "prepare"]
 
@@ -43,20 +45,24 @@ def prepare(
     All tensors are normal ones, also where this is called in inference mode.
 
     Raises:
-        ValueError: where no clip is left, and for words that the text encoder cannot read, with the clip's name.
+        ValueError: where no clip is left; for words that are longer than the text encoder reads, all of them named
+            before the first song is encoded; for a file where `folder` must be.
         ACEStepError: when a network answers with numbers that are not finite, or the disk does not take a file.
     """
+    words = spoken(dataset)
+    check_texts(conditioner.tokenizer, dataset, words, said_seconds(dataset, wish), hinted=wish.hints)
+    check_folder(folder)
     with _disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
     maker = SongMaker(conditioner, vae, folder, wish, networks_mark(conditioner, vae))
     done: list[Done] = []
     notes = list(dataset.notes)
-    for place, (clip, words) in enumerate(zip(dataset.clips, spoken(dataset), strict=True)):
+    for place, (clip, said) in enumerate(zip(dataset.clips, words, strict=True)):
         runtime.check_cancelled()
         runtime.say(f"preparing song {place + 1} of {len(dataset.clips)}: {clip.name}")
         try:
-            done.append(maker.make(PartRuntime(runtime, place, len(dataset.clips)), clip, words))
+            done.append(maker.make(PartRuntime(runtime, place, len(dataset.clips)), clip, said))
         except Unheard as error:
             notes.append(f"{clip.name}: left out: {error}")
         runtime.progress(place + 1, len(dataset.clips))
@@ -129,7 +135,7 @@ def _disk(folder: Path) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Drafts of runs that were killed."""
-    for draft in folder.glob(".*.tmp"):
+    for draft, _, _ in drafts(folder):
         try:
             if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
                 draft.unlink(missing_ok=True)

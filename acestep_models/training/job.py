@@ -27,7 +27,19 @@ from .memory import CARD_OVERHEAD, estimate
 from .metrics import Metrics
 from .optimizers import make_optimizer
 from .options import TrainOptions
-from .record import FINAL, PEFT, RUN, Record, check_weights, make_record, read_result, write_result
+from .record import (
+    FINAL,
+    PEFT,
+    RUN,
+    Record,
+    check_folders,
+    check_weights,
+    damage,
+    keep_foreign,
+    make_record,
+    read_result,
+    write_result,
+)
 from .run_folder import agree, appears, clear, disk, owned
 from .step import Stepper
 from .times import times_for
@@ -56,8 +68,10 @@ def train(decoder: DiT, variant: str, data: Prepared, options: TrainOptions, fol
     with torch.inference_mode(False), torch.enable_grad():
         check_weights(decoder)
         draws = make_draws(data, options, times_for(options, variant))
-        record = make_record(options, variant, decoder, data, around.workers.count)
+        model = around.facts.get("base_model", "")
+        record = make_record(options, variant, decoder, data, around.workers.count, model)
         folder = Path(folder)
+        check_folders(folder)
         with owned(folder, around.workers.main):
             record.compare(folder)
             result = record.finished(folder)
@@ -65,6 +79,8 @@ def train(decoder: DiT, variant: str, data: Prepared, options: TrainOptions, fol
             if result is not None:
                 around.watcher.say(f"{folder} has this run already, finished: nothing was trained.")
                 return result
+            if around.workers.main and (wrong := damage(folder)):
+                around.watcher.say(wrong)
             job = _Job(decoder, draws, record, folder, around)
             with _borrowed(decoder, around.device):
                 return job.run()
@@ -219,6 +235,7 @@ class _Job:
         try:
             with new_folder(final) as draft:
                 _write_final(draft, result, loop.adapter(averaged=True))
+                keep_foreign(final, draft)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ACEStepError(
                 f"{final}: the result could not be written ({error}). Make room on that disk, then run it again with "

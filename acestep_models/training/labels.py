@@ -17,10 +17,12 @@ from ..planner.sampling import TokenSampling
 from ..planner.understand import UnderstandOptions, gaps, understand
 from ..runtime import Handle, PartRuntime, Runtime
 from ..vae.oobleck import Oobleck
+from .data.captions import spoken
 from .data.clip import Clip, Dataset
 from .data.sound import clip_sound
 from .files import write_text
 from .marks import clip_mark, mark, network_mark
+from .texts import check_texts
 
 LYRICS = ("keep", "transcribe")
 WHICH = ("unlabelled", "all")
@@ -73,8 +75,11 @@ def label(
     note of the dataset says it.
 
     Raises:
+        ValueError: for texts of the user that are longer than the model reads, all of them named, before any song is
+            listened to.
         ACEStepError: if the language model fails at every song, or a network's numbers are not finite.
     """
+    _check_said(conditioner, dataset)
     labeller = _Labeller(lm, conditioner, vae, options)
     clips: list[Clip] = []
     failures: list[str] = []
@@ -96,6 +101,18 @@ def label(
     if failures and len(failures) == asked:
         raise ACEStepError(f"dataset {dataset.name}: no song could be labelled. {'; '.join(failures)}")
     return replace(dataset, clips=tuple(clips), notes=(*dataset.notes, *labeller.notes, *failures))
+
+
+def _check_said(conditioner: ConditionerModels, dataset: Dataset) -> None:
+    """As `check_texts`, of what the user said; what was heard before does not count."""
+    said = replace(dataset, clips=tuple(replace(clip, blueprint=_own(clip.blueprint)) for clip in dataset.clips))
+    check_texts(conditioner.tokenizer, said, spoken(said), [clip.seconds for clip in said.clips], hinted=False)
+
+
+def _own(song: Blueprint) -> Blueprint:
+    """Caption and lyrics so far as the user wrote them."""
+    caption = "" if "caption" in song.filled else song.caption
+    return replace(song, caption=caption, lyrics="" if "lyrics" in song.filled else song.lyrics)
 
 
 @dataclass(frozen=True, eq=False)

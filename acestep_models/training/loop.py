@@ -16,7 +16,7 @@ from ..adapters.files import read_adapter
 from ..errors import ACEStepError
 from .around import Around, Point, RunPlan
 from .average import EMA
-from .checkpoint import Checkpoints, Counters, Saved, load_moments
+from .checkpoint import Checkpoints, Counters, Saved, load_moments, moments_of
 from .checkpointed import recompute
 from .device_memory import advice, empty_cache, forget_peak, is_out_of_memory, peak
 from .metrics import Metrics, smoothed
@@ -69,7 +69,7 @@ class Loop:
         if self.average is not None:
             self.average.load(self.trainable.named())
             self.trainable.load(saved.parameters or {})
-        load_moments(self.optimizer, saved.optimizer)
+        load_moments(self.optimizer, saved.optimizer, str(saved.folder))
         self.counters, self._saved = saved.counters, saved.counters.step
 
     def run(self, plan: RunPlan) -> bool:
@@ -92,8 +92,7 @@ class Loop:
     def adapter(self, *, averaged: bool) -> Adapter:
         """What is learned so far: the average, or the parameters as they are trained."""
         values = self.average.values if averaged and self.average is not None else None
-        adapter: Adapter = self.trainable.adapter(self.facts(self.counters), values)
-        return adapter
+        return self.trainable.adapter(self.facts(self.counters), values)
 
     def _steps(self, plan: RunPlan) -> bool:
         self._begin(plan)
@@ -177,7 +176,8 @@ class Loop:
         self.counters = replace(
             before,
             step=before.step + 1,
-            average=smoothed(before.average, measured.loss),
+            average=smoothed(before.average, measured.loss, before.heard),
+            heard=before.heard + math.isfinite(measured.loss),
             bad=0 if measured.finite else before.bad + 1,
             skipped=before.skipped + (not measured.finite),
         )
@@ -256,7 +256,7 @@ class Loop:
     def _write_checkpoint(self) -> Path:
         """A checkpoint of now. One that the disk refused is not tried twice; one that was interrupted is."""
         raw = None if self.average is None else self.trainable.named()
-        adapter, moments = self.adapter(averaged=True), self.optimizer.state_dict()
+        adapter, moments = self.adapter(averaged=True), moments_of(self.optimizer)
         try:
             path = self.checkpoints.save(adapter, self.counters, moments, raw, self._say_once)
         except ACEStepError:

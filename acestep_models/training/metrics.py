@@ -90,11 +90,17 @@ class Metrics:
         self._written = True
 
 
-def smoothed(average: float | None, loss: float) -> float | None:
-    """The running mean with one more loss; the first starts it, one that is no number does not count."""
+def smoothed(average: float | None, loss: float, heard: int) -> float | None:
+    """The running mean of `heard` losses with one more; one that is no number does not count.
+
+    Weights fall by SMOOTHING with each step back and add up to 1, also while there are few: the first loss, which is
+    one of many noise levels, does not linger.
+    """
     if not math.isfinite(loss):
         return average
-    return loss if average is None else SMOOTHING * average + (1 - SMOOTHING) * loss
+    if average is None or heard == 0:
+        return loss
+    return average + (1 - SMOOTHING) / (1 - SMOOTHING ** (heard + 1)) * (loss - average)
 
 
 def _lines(content: bytes) -> Iterator[dict[str, Any]]:

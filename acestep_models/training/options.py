@@ -53,6 +53,7 @@ _AT_LEAST: dict[str, float] = {
 _SHARES = {"dropout": False, "ema": False, "hint_share": True, "condition_dropout": True}
 _ABOVE_ZERO = ("alpha", "shift")
 _WHOLE = ("int", "int | None")
+_MOST = 2**64 - 1  # ComfyUI's largest seed
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,14 @@ class TrainOptions:
 def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"targets must be a list of {', '.join(TARGETS)}, got {value!r}")
+    if not all(isinstance(word, str) for word in value):
+        raise ValueError(f"targets must be a list of {', '.join(TARGETS)}, got {list(value)!r}")
     return tuple(value)
+
+
+def _is_small(value: float) -> bool:
+    """Finite, and no whole number that other programs could not hold."""
+    return -_MOST <= value <= _MOST if isinstance(value, int) else math.isfinite(value)
 
 
 def _check_number(name: str, kind: str, value: Any) -> None:
@@ -195,7 +203,7 @@ def _check_number(name: str, kind: str, value: Any) -> None:
     if not kind.startswith(("int", "float")) or (value is None and kind.endswith("None")):
         return
     wanted = int if kind in _WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, wanted) or not _is_small(value):
         raise ValueError(f"{name} must be a {'whole ' if kind in _WHOLE else ''}number, got {value!r}")
     if name in _AT_LEAST and value < _AT_LEAST[name]:
         raise ValueError(f"{name} must be at least {_AT_LEAST[name]:g}, got {value:g}")

@@ -25,7 +25,8 @@ from .tensors import Stored, fingerprint_of, read_stored, write_stored
 
 LONGEST_SECONDS = 240.0
 VERSION = 1  # another one makes everything again
-_OPTIONS = {"duration": ("song", "crop"), "posterior": ("mean", "sample")}
+POSTERIORS = ("mean", "sample")
+_OPTIONS = {"duration": ("song", "crop"), "posterior": POSTERIORS}
 
 
 @dataclass(frozen=True)

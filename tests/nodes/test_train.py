@@ -9,6 +9,8 @@ import dataclasses
 import hashlib
 import math
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,7 +154,7 @@ def test_a_preset_counts_where_nothing_is_connected(pack, core):
     for name, row in presets.items():
         made = inputs.options_of(name, **NOTHING_ASKED, options=None)
         assert {key: getattr(made, key) for key in row} == dict(row)
-        assert made.learning_rate == 1e-4
+        assert made.rate == 1e-4
         asked = NOTHING_ASKED | {"kind": "lokr", "rank": 3, "steps": 7, "learning_rate": 0.5, "seed": 9}
         other = inputs.options_of(name, **asked, options=None)
         assert (other.kind, other.rank, other.steps, other.learning_rate, other.seed) == ("lokr", 3, 7, 0.5, 9)
@@ -166,7 +168,7 @@ def test_connected_options_count_before_the_preset(pack, settings):
     given = settings(targets="mlp", optimizer="prodigy", recompute="off")[0]
     made = inputs.options_of("24 GB", **NOTHING_ASKED, options=given)
     assert (made.targets, made.recompute, made.optimizer) == (("mlp",), "off", "prodigy")
-    assert (made.rank, made.steps) == (64, 1000) and made.learning_rate == 1.0  # Prodigy's usual one
+    assert (made.rank, made.steps) == (64, 1000) and made.rate == 1.0  # Prodigy's usual one
     said = NOTHING_ASKED | {"rank": 8, "steps": 20, "learning_rate": 0.5}
     made = inputs.options_of("24 GB", **said, options=given)
     assert (made.rank, made.steps, made.learning_rate) == (8, 20, 0.5)
@@ -174,9 +176,8 @@ def test_connected_options_count_before_the_preset(pack, settings):
 
 def test_the_report_says_what_a_preset_set(pack):
     line = pack("train_inputs").preset_line
-    both = "targets self attention and cross attention, batch 1, accumulation 4, optimizer adamw"
-    assert line("8 GB", 0, 0, False) == f"preset 8 GB: {both}, rank 32, steps 600, recompute on"
-    assert line("8 GB", 4, 9, False) == f"preset 8 GB: {both}, recompute on"
+    assert line("8 GB", 0, 0, False) == "preset 8 GB: rank 32, steps 600, batch 1, recompute on"
+    assert line("8 GB", 4, 9, False) == "preset 8 GB: batch 1, recompute on"
     assert line("8 GB", 0, 9, True) == "preset 8 GB: rank 32; all else as Training Options says"
 
 
@@ -243,12 +244,12 @@ def train(pack, options, output, songs, loaded):
     """train(model, **widgets) -> (outcome, folder) of a run inside inference mode, as ComfyUI runs nodes."""
     module = pack("host.training_run")
 
-    def go(model, name="style", **changes):
+    def go(model, name="style", lengths=(40, 60), **changes):
         folder = pack("host.training").run_folder(name, False)
         wide = model.model.diffusion_model.decoder.config.encoder_hidden_size
-        with torch.inference_mode():
-            run = module.Run(model, songs(wide), options(**changes), folder, loaded.vae)
-            return module.train_here(run, pack("host.runtime").HostRuntime()), folder
+        with torch.inference_mode(), pack("host.stop_training").TRAININGS.running() as stop:
+            run = module.Run(model, songs(wide, lengths), options(**changes), folder, loaded.vae)
+            return module.train_here(run, pack("host.runtime").HostRuntime(), stop), folder
 
     return go
 
@@ -293,11 +294,114 @@ def test_24_three_runs_leave_nothing_behind(model, train):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.modules())
 
 
-def test_a_finished_run_gives_its_result_at_once(train, model):
+@pytest.fixture
+def in_place(pack, monkeypatch):
+    """Taking the host's models off the device is a failure of the test from here on."""
+
+    def use():
+        def no_seat(*_):
+            raise AssertionError("the host's models were taken off the device")
+
+        monkeypatch.setattr(pack("host.training_run"), "seat", no_seat)
+
+    return use
+
+
+def test_a_finished_run_gives_its_result_at_once(train, model, in_place):
     first, folder = train(model)
+    content = first.result.file.read_bytes()
+    in_place()
     second, _ = train(model)
-    assert second.result.file.read_bytes() == first.result.file.read_bytes()
-    assert second.watcher.points == [] and any("nothing was trained" in line for line in second.watcher.told)
+    assert second.result == first.result and second.result.file.read_bytes() == content
+    assert second.watcher.points == [] and second.lines == ()
+
+
+def test_another_model_is_no_finished_run(train, model):
+    train(model)
+    other = model.clone()
+    name = "diffusion_model.decoder.layers.0.mlp.down_proj.weight"
+    weight = model.model.diffusion_model.decoder.layers[0].mlp.down_proj.weight
+    other.add_patches({name: (torch.full(tuple(weight.shape), 0.25),)}, 1.0)
+    with pytest.raises(ValueError, match="made with other settings"):
+        train(other)
+
+
+def test_other_songs_are_refused_with_the_models_in_place(train, model, in_place):
+    train(model)
+    in_place()
+    with pytest.raises(ValueError, match=r"its songs differ \(new: 80.wav; gone: 60.wav\)"):
+        train(model, lengths=(40, 80), steps=4)
+
+
+@pytest.fixture
+def whole_node(pack, monkeypatch, model, songs, core, loaded, settings):
+    """whole_node(act, **changes): TrainLoRA on songs whose encoding first calls `act` and looks whether to go on."""
+    wide = model.model.diffusion_model.decoder.config.encoder_hidden_size
+    data = dataclasses.replace(songs(wide), notes=("river.wav: left out",))
+    clips = core("training.data.clip")
+    one = clips.Clip("40.wav", core("blueprint").Blueprint(caption="music"), Path("40.wav"))
+    dataset = clips.Dataset("songs", (one, dataclasses.replace(one, name="60.wav")))
+
+    def run(act=lambda: None, options=None, **changes):
+        def encode(runtime, *_):
+            act()
+            runtime.check_cancelled()
+            return data
+
+        monkeypatch.setattr(pack("train"), "prepare", encode)
+        said = {"name": "style", "preset": "12 GB", "kind": "lora", "rank": 4, "steps": 3, "learning_rate": 1e-3}
+        given = {**said, "seed": 1, "if_there": "resume", **changes}
+        with torch.inference_mode():
+            return pack("").TrainLoRA.execute(
+                model, loaded.conditioner, loaded.vae, dataset, **given, options=options or settings()[0]
+            )
+
+    return run
+
+
+def test_stop_while_songs_are_encoded(pack, core, output, whole_node):
+    stop, answers = pack("host.stop_training").stop_answer, []
+    with pytest.raises(core("errors").ACEStepError, match="stopped before anything was learned; the songs that are"):
+        whole_node(lambda: answers.append(stop("")[0]))
+    assert answers == [200] and stop("")[0] == 404
+    assert not (output / "output" / "acestep_lora" / "style" / "run.json").exists()
+
+
+def test_stop_while_songs_are_looked_at_gives_what_was_learned_before(pack, output, whole_node, settings, monkeypatch):
+    watch, stop = pack("host.training_watch").HostWatcher, pack("host.stop_training").stop_answer
+    plain = watch.point
+    monkeypatch.setattr(watch, "point", lambda self, point: (plain(self, point), point.step == 2 and stop("")))
+    assert "stopped after 2 of 20 steps" in whole_node(steps=20).result[2]
+    again = whole_node(lambda: stop(""), steps=20).result[2]
+    assert "stopped after 3 of 20 steps; what was learned is kept, 1 step of them now, " in again
+
+
+def test_what_a_run_says(whole_node, output):
+    first = whole_node(steps=1).result[2].splitlines()
+    (line,) = [line for line in first if line.startswith("1 step, ")]
+    one, all_steps = line.removeprefix("1 step, ").removesuffix(" in all").split(" s a step, ")
+    assert round(float(one)) == int(all_steps.removesuffix(" s"))
+    assert first.count("river.wav: left out") == 1
+    again = whole_node(steps=1).result[2]
+    assert "finished before, after 1 step; nothing was trained" in again
+    assert "a step" not in again and "in all" not in again and "memory" not in again
+
+
+def test_a_deleted_run_is_trained_again(pack, whole_node, output):
+    mark = pack("").TrainLoRA.fingerprint_inputs
+    whole_node(steps=1)
+    before = mark(name="style", if_there="resume")
+    assert mark(name="style", if_there="resume") == before
+    shutil.rmtree(output / "output" / "acestep_lora" / "style" / "final")
+    assert mark(name="style", if_there="resume") != before
+
+
+def test_what_no_song_is_needed_for_is_refused_before_they_are_encoded(whole_node, settings):
+    def no_song():
+        raise AssertionError("songs were encoded")
+
+    with pytest.raises(ValueError, match="validation_songs is 2 and the dataset has 2"):
+        whole_node(no_song, settings(validation_songs=2)[0])
 
 
 def test_a_run_with_another_rank_is_refused(train, model):

@@ -73,13 +73,29 @@ def handle(value=1.0):
 
 
 LISTENER = SimpleNamespace(model=handle(), name="tiny")
-CONDITIONER = SimpleNamespace(code_tokenizer=handle())
+WORDS = SimpleNamespace(encode_prompt=str.split)  # a token a word
+CONDITIONER = SimpleNamespace(code_tokenizer=handle(), tokenizer=WORDS)
 VAE = handle()
 
 
 def run(clips, runtime=None, lm=LISTENER, **options):
     dataset = clips if isinstance(clips, Dataset) else Dataset("songs", tuple(clips))
     return label(runtime or PlainRuntime(), lm, CONDITIONER, VAE, dataset, LabelOptions(**options))
+
+
+def test_words_of_the_user_that_are_too_long_are_said_before_anything_is_heard(asked):
+    long = Blueprint(caption="word " * 300, lyrics="la " * 3000)
+    heard = replace(long, filled=frozenset({"caption", "lyrics"}))
+    clips = [clip("good.wav"), clip("a.wav", long, 230.0), clip("b.wav", replace(long, caption="short"), 240.0)]
+    with pytest.raises(ValueError, match="longer than the model reads") as caught:
+        run(clips)
+    assert [line.split(" tokens")[0].rsplit(" ", 1)[0] for line in str(caught.value).splitlines()[1:-1]] == [
+        "a.wav: caption, with tag and facts:",
+        "a.wav: lyrics:",
+        "b.wav: lyrics:",
+    ]
+    assert asked == []
+    run([clip("c.wav", heard)])  # nobody wrote that
 
 
 def test_everything_unset_is_filled(asked):

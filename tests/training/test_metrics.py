@@ -102,7 +102,17 @@ def test_a_log_that_cannot_be_cut_says_where_and_what_to_do(tmp_path):
 
 
 def test_the_average_starts_at_the_first_loss_and_passes_over_what_is_no_number():
-    assert smoothed(None, 3.0) == 3.0
-    assert math.isclose(smoothed(3.0, 1.0), 0.98 * 3 + 0.02)
-    assert smoothed(3.0, math.inf) == 3.0
-    assert smoothed(None, math.nan) is None
+    assert smoothed(None, 3.0, 0) == 3.0
+    assert smoothed(3.0, math.inf, 5) == 3.0
+    assert smoothed(None, math.nan, 0) is None
+
+
+def test_the_average_has_no_favourite_at_the_start():
+    """Weights 0.98^age that add up to 1: two losses count nearly alike, and after many the oldest is forgotten."""
+    losses, average = [9.0, 1.0, 1.5, 0.5, 2.0], None
+    for heard, loss in enumerate(losses):
+        average = smoothed(average, loss, heard)
+        weights = [0.98**age for age in range(heard, -1, -1)]
+        expected = sum(share * one for share, one in zip(weights, losses, strict=False)) / sum(weights)
+        assert math.isclose(average, expected)
+    assert average < 2.9  # without the correction 8.4

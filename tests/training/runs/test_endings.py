@@ -106,7 +106,7 @@ def test_a_result_says_how_good_it_is(kit, tmp_path, monkeypatch):
     [
         pytest.param(8, id="first", marks=pytest.mark.slow),
         pytest.param(8 + 2 * 3 + 3, id="in the middle"),
-        pytest.param(8 + 2 * 3 + 8 + 2 * 3 + 5, id="last"),
+        pytest.param(8 + 2 * 3 + 8 + 2 * 3 + 5, id="last", marks=pytest.mark.slow),
     ],
 )
 def test_cancel_in_a_validation_loses_nothing(kit, tmp_path, last_state, metrics, same, calls):

@@ -14,12 +14,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from acestep_models.adapters.files import read_adapter
+from acestep_models.blueprint import Blueprint
 from acestep_models.errors import ACEStepError
 from acestep_models.training.around import Around
 from acestep_models.training.checkpoint import Counters
+from acestep_models.training.data.clip import Clip, Dataset
+from acestep_models.training.files import remove_drafts
 from acestep_models.training.job import TrainOptions, _Job, train
 from acestep_models.training.parallel import Workers
+from acestep_models.training.record import compare_options
 from acestep_models.training.run_folder import agree
+from acestep_models.training.wish import check_wish
 
 ROOT = Path(__file__).resolve().parents[3]
 KIT = Path(__file__).with_name("kit.py")
@@ -89,7 +95,7 @@ def test_only_the_first_process_sweeps(kit, tmp_path):
     """What the first one has just begun to write is not taken from it."""
     run = tmp_path / "run"
     trained_by(kit, Workers.single(), run, steps=2)
-    draft = run / ".run.json.0123.tmp"
+    draft = run / f".run.json.{32 * 'a'}.tmp"
     draft.write_text("half")
     assert trained_by(kit, Second(rank=1), run, steps=3).steps == 2  # what the first one left
     assert draft.exists()
@@ -162,6 +168,7 @@ def test_processes_wait_for_the_first_ones_songs(monkeypatch):
     assert asked["cpu"] and asked["timeout"].total_seconds() >= 24 * 3600
 
 
+@pytest.mark.slow
 def test_room_that_the_run_has_already_is_no_reason_to_refuse_it(kit, tmp_path, monkeypatch):
     run = tmp_path / "run"
     options = {"steps": 8, "checkpoint_every": 1}
@@ -176,6 +183,87 @@ def test_room_that_the_run_has_already_is_no_reason_to_refuse_it(kit, tmp_path, 
     assert kit.run(run, **options).steps == 8
 
 
+def test_a_result_that_was_damaged_is_written_again(kit, tmp_path):
+    run = tmp_path / "run"
+    first = kit.run(run, steps=2)
+    whole = first.file.read_bytes()
+    other = bytearray(whole)
+    other[-1] ^= 1
+    for damaged in (b"x", bytes(other), None):
+        first.file.unlink() if damaged is None else first.file.write_bytes(damaged)
+        watch = kit.Watch()
+        assert kit.run(run, steps=2, watcher=watch) == first
+        assert first.file.read_bytes() == whole and watch.points == []
+        assert "is not as it was written" in watch.words[0] and "last checkpoint" in watch.words[0]
+    weights = first.folder / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(b"x")
+    kit.run(run, steps=2)
+    assert weights.read_bytes() == before
+
+
+def test_equal_runs_give_equal_files(kit, tmp_path):
+    results = [kit.run(tmp_path / name / "run", steps=2) for name in "abc"]
+    for name in (results[0].file.name, "adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
+        assert len({(result.file.parent / name).read_bytes() for result in results}) == 1
+    assert read_adapter(results[0].file).facts.metadata["steps"] == "2"
+
+
+def test_what_a_user_put_beside_a_result_stays(kit, tmp_path):
+    run = tmp_path / "run"
+    kit.run(run, steps=2)
+    mine = {"final/README.md": "mine", "final/demo/a.wav": "sound", "final/adapter/card.md": "card"}
+    mine |= {".note.tmp": "note", "checkpoints/.draft.tmp": "draft"}
+    for name, text in mine.items():
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(text)
+    result = kit.run(run, steps=4)
+    assert {name: (run / name).read_text() for name in mine} == mine
+    assert read_adapter(result.file).facts.metadata["steps"] == "4"
+    kit.run(run, steps=4)
+    assert {name: (run / name).read_text() for name in mine} == mine
+
+
+def test_a_kill_between_two_names_of_a_folder_loses_nothing(tmp_path):
+    """The old one was put aside, the new one is not in its place yet."""
+    aside, draft = (tmp_path / f".final.{32 * sign}.{kind}" for sign, kind in (("a", "old"), ("b", "tmp")))
+    for folder in (aside, draft):
+        folder.mkdir()
+        (folder / "README.md").write_text(folder.suffix)
+    remove_drafts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+    assert (tmp_path / "final" / "README.md").read_text() == ".old"
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints", "final", "prepared"])
+def test_a_file_where_a_folder_must_be_is_said_at_once(kit, tmp_path, name):
+    run = tmp_path / "run"
+    if name:
+        run.mkdir()
+    (run / name).write_text("mine")
+    match = "is a file, but a folder is needed there.*choose another name"
+    with pytest.raises(ValueError, match=match):
+        kit.run(run)
+    with pytest.raises(ValueError, match=match):
+        compare_options(run, TrainOptions(), "base")
+    assert (run / name).read_text() == "mine"
+
+
+def test_what_can_be_refused_before_songs_are_encoded(monkeypatch):
+    blueprint = Blueprint(caption="tango")
+    songs = Dataset("two", tuple(Clip(name, blueprint, path=Path(name)) for name in ("a.wav", "b.wav")))
+    cpu = torch.device("cpu")
+    check_wish(TrainOptions(validation_songs=1), songs, cpu)
+    with pytest.raises(ValueError, match="validation_songs is 2 and the dataset has 2.*1 or less"):
+        check_wish(TrainOptions(validation_songs=2), songs, cpu)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        check_wish(TrainOptions(optimizer="adamw8bit"), songs, cpu)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace())
+    with pytest.raises(ValueError, match="CUDA card only"):
+        check_wish(TrainOptions(optimizer="adamw8bit"), songs, cpu)
+
+
 def test_the_songs_that_differ_are_named(kit, tmp_path):
     data = kit.make_data(20, 30, 20, 40)
     kit.run(tmp_path / "run", data=data, steps=1)
@@ -188,6 +276,7 @@ def test_the_songs_that_differ_are_named(kit, tmp_path):
     assert line == "dataset: its songs differ (changed: song0.wav; new: new.wav; gone: song3.wav)"
 
 
+@pytest.mark.slow
 def test_a_rate_at_which_prodigy_learns_nothing_is_said(kit, tmp_path):
     slow = kit.run(tmp_path / "slow", steps=1, optimizer="prodigy", learning_rate=1e-4)
     assert any("learning_rate is 0.0001, but prodigy" in note for note in slow.notes)
@@ -199,6 +288,7 @@ def test_a_rate_at_which_prodigy_learns_nothing_is_said(kit, tmp_path):
     kit.run(tmp_path / "usual", steps=2, optimizer="prodigy", learning_rate=1.0)  # the same, said
 
 
+@pytest.mark.slow
 def test_validation_may_begin_in_the_middle_of_a_run(kit, tmp_path):
     kit.run(tmp_path / "run", watcher=kit.Watch(stop=2))
     assert kit.run(tmp_path / "run", validate_every=2, steps=4).steps == 4

@@ -262,6 +262,7 @@ def test_inference_mode_is_refused(decoder):
         inject(inside, "lora", 4)
 
 
+@pytest.mark.slow
 def test_three_rounds_leave_nothing_behind(decoder, song):
     left = []
     for _ in range(3):
