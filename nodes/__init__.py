@@ -32,6 +32,7 @@ from .source import EncodeSource, LatentSource
 from .stems import SeparateStems
 from .tracks import AddTrack, Complete
 from .train import TrainLoRA
+from .train_options import TrainingOptions
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
@@ -78,6 +79,7 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     BuildDataset,
     LabelDataset,
     SaveDataset,
+    TrainingOptions,
     TrainLoRA,
 )
 

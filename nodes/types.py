@@ -13,6 +13,7 @@ Source = io.Custom("ACESTEP_SOURCE")
 Reference = io.Custom("ACESTEP_REFERENCE")
 Splice = io.Custom("ACESTEP_SPLICE")
 Dataset = io.Custom("ACESTEP_DATASET")
+Training = io.Custom("ACESTEP_TRAINING")
 # One of a list's words: fits into lists (COMBO) and into texts, which the host keeps apart.
 Word = io.Custom("COMBO,STRING")
 # A whole number for both kinds of number widgets.

@@ -52,7 +52,7 @@ async function stopTraining(node) {
     body: JSON.stringify({ node: String(node.id) }),
   });
   const body = await answer.json().catch(() => ({}));
-  const detail = answer.ok ? "the training ends after this step" : (body.error ?? `answer ${answer.status}`);
+  const detail = answer.ok ? "the training ends" : (body.error ?? `answer ${answer.status}`);
   app.extensionManager?.toast?.add({ severity: answer.ok ? "info" : "warn", summary: STOP, detail, life: 4000 });
 }
 

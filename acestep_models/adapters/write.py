@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,6 +27,7 @@ from .peft_folder import low_rank_alpha, peft_config, why_not
 from .source import CONFIG, SUFFIX, WEIGHTS
 
 PEFT = "peft"
+METADATA = "__metadata__"  # of a safetensors header
 
 # What of the header says how another file names or scales things; the new one has its own.
 _STALE = {
@@ -247,7 +248,20 @@ def _renamed(pattern: Mapping[str, Any]) -> dict[str, Any]:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     save_file(dict(tensors), path, dict(header))
     with path.open("rb+") as file:
+        _sort_header(file)
+        file.flush()
         os.fsync(file.fileno())
+
+
+def _sort_header(file: IO[bytes]) -> None:
+    """The facts in the order of their names: safetensors has another order each time, and equal files would differ."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    facts = {METADATA: dict(sorted(header.pop(METADATA, {}).items()))}
+    text = json.dumps({**facts, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+    if len(text) <= length:  # as safetensors writes it, so it always is
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -49,7 +49,8 @@ class RunPlan:
         songs: that are trained on.
         parameters: numbers that are learned.
         recompute: whether layers are computed again in the backward pass.
-        validation: the loss on the fixed grid before the first step of the run, None where none is measured.
+        validation: the loss on the fixed grid before the first step of the run, or where it was first asked for; None
+            where none is measured.
         history: the points of the run so far.
         notes: what a user should know, each a sentence.
     """
@@ -141,7 +142,8 @@ class Result:
         file: the single file with explicit alphas.
         steps: that were done.
         stopped: whether the user ended it early.
-        validation: the loss on the fixed grid before the first step and after the last, None where none is measured.
+        validation: the loss on the fixed grid before the first step (or where it was first asked for) and after the
+            last, None where none is measured.
         notes: what a user should know, each a sentence.
     """
 

@@ -6,6 +6,7 @@ run that goes on draws what it would have drawn, and W processes draw what one d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dit.context import task_context
-from .examples import Example, Prepared
+from .examples import FRAME_STEP, Example, Prepared
 from .noise import generator
-from .options import FRAME_STEP, TrainOptions
-from .times import Times, condition_dropout_for
+from .options import TrainOptions
+from .times import DISCRETE, DISCRETE_STEPS, Times, condition_dropout_for
+from .wish import check_held_out
 
 # The three things of the validation that are drawn.
 NOISE, PLACE, HELD_OUT = range(3)
@@ -148,8 +150,15 @@ class Draws:
             example = self.data.examples[self.validated[point % len(self.validated)]]
             start = self._start(example, "validation", PLACE, point)
             noise = self._random("validation", NOISE, point)
-            items.append(self._item(example, start, times[point : point + 1], noise))
+            items.append(self._item(example, start, times[self._time_of(point)][None], noise))
         return items
+
+    def _time_of(self, point: int) -> int:
+        """Which of the grid's times a point has: songs and the eight discrete times come round together, and then
+        would always meet the same ones, so each round goes one time further."""
+        count, songs = self.options.validation_points, len(self.validated)
+        rounds = point // math.lcm(songs, DISCRETE_STEPS) if self.times.kind == DISCRETE else 0
+        return (point + rounds) % count
 
     def _item(
         self,
@@ -195,10 +204,7 @@ def make_draws(data: Prepared, options: TrainOptions, times: Times) -> Draws:
     for example in data.examples:
         _check(example, data)
     count, held = len(data.examples), options.validation_songs
-    if held >= count:
-        raise ValueError(
-            f"validation_songs is {held} and the dataset has {count}: at least one song must be left to train on"
-        )
+    check_held_out(held, count)
     order = torch.randperm(count, generator=generator(options.seed, "validation", HELD_OUT)).tolist()
     outside = set(order[:held])
     trained = [index for index in range(count) if index not in outside for _ in range(data.examples[index].repeat)]

@@ -22,11 +22,6 @@ def recompute(decoder: DiT, on: bool) -> None:
             layer.forward = partial(_recomputed, layer.forward)
 
 
-def is_recomputed(decoder: DiT) -> bool:
-    """Whether recomputation is on."""
-    return any("forward" in vars(layer) for layer in decoder.layers)
-
-
 def _recomputed(forward: Any, *inputs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*inputs)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
 from ..blueprint import Blueprint
+from ..errors import ACEStepError
 from ..pipelines.encode import ConditionerModels, encode_song
 from ..runtime import Handle, PartRuntime, Runtime
 from ..units import frames_to_seconds
 from ..vae.oobleck import Oobleck
 from .data.captions import spoken
 from .data.clip import Dataset
-from .examples import Example, Prepared
+from .examples import FRAME_STEP, Example, Prepared
+from .files import check_folder, drafts
 from .manifest import write_manifest
 from .marks import mark
 from .song import LONGEST_SECONDS, VERSION, Done, PrepareOptions, SongMaker, Unheard, networks_mark, normal
-from .tensors import GRID
+from .texts import check_texts, said_seconds
 
 __all__ = ["ELSEWHERE", "LONGEST_SECONDS", "PROFILE", "PrepareOptions", "prepare"]
 
@@ -42,19 +45,24 @@ def prepare(
     All tensors are normal ones, also where this is called in inference mode.
 
     Raises:
-        ValueError: where no clip is left, and for words that the text encoder cannot read, with the clip's name.
+        ValueError: where no clip is left; for words that are longer than the text encoder reads, all of them named
+            before the first song is encoded; for a file where `folder` must be.
         ACEStepError: when a network answers with numbers that are not finite, or the disk does not take a file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    words = spoken(dataset)
+    check_texts(conditioner.tokenizer, dataset, words, said_seconds(dataset, wish), hinted=wish.hints)
+    check_folder(folder)
+    with _disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
     maker = SongMaker(conditioner, vae, folder, wish, networks_mark(conditioner, vae))
     done: list[Done] = []
     notes = list(dataset.notes)
-    for place, (clip, words) in enumerate(zip(dataset.clips, spoken(dataset), strict=True)):
+    for place, (clip, said) in enumerate(zip(dataset.clips, words, strict=True)):
         runtime.check_cancelled()
         runtime.say(f"preparing song {place + 1} of {len(dataset.clips)}: {clip.name}")
         try:
-            done.append(maker.make(PartRuntime(runtime, place, len(dataset.clips)), clip, words))
+            done.append(maker.make(PartRuntime(runtime, place, len(dataset.clips)), clip, said))
         except Unheard as error:
             notes.append(f"{clip.name}: left out: {error}")
         runtime.progress(place + 1, len(dataset.clips))
@@ -62,7 +70,8 @@ def prepare(
         raise ValueError(f"dataset {dataset.name}: no song of it can be used. {'; '.join(notes)}")
     notes += [note for one in done for note in one.notes]
     prepared = _gathered(runtime, conditioner, dataset, wish, done, notes)
-    write_manifest(folder, dataset, [one.file for one in done], prepared)
+    with _disk(folder):
+        write_manifest(folder, dataset, [one.file for one in done], prepared)
     return prepared
 
 
@@ -94,7 +103,7 @@ def _null(runtime: Runtime, conditioner: ConditionerModels, own: Sequence[Done])
     found = next((one.stored.null for one in own if one.stored.null is not None), None)
     if found is not None:
         return found
-    return normal(encode_song(runtime, conditioner, Blueprint(caption="music"), GRID).null[0])
+    return normal(encode_song(runtime, conditioner, Blueprint(caption="music"), FRAME_STEP).null[0])
 
 
 def _facts(dataset: Dataset, wish: PrepareOptions, examples: Sequence[Example], foreign: bool) -> dict[str, str]:
@@ -113,8 +122,22 @@ def _facts(dataset: Dataset, wish: PrepareOptions, examples: Sequence[Example], 
     }
 
 
+@contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ACEStepError(
+            f"{folder}: the prepared songs cannot be kept there ({error}). Make room on that disk, or choose another "
+            "folder, then run again; the songs that are prepared already are kept"
+        ) from error
+
+
 def _sweep(folder: Path) -> None:
     """Drafts of runs that were killed."""
-    for draft in folder.glob(".*.tmp"):
-        if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
-            draft.unlink(missing_ok=True)
+    for draft, _, _ in drafts(folder):
+        try:
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                draft.unlink(missing_ok=True)
+        except FileNotFoundError:  # its own process has just finished it
+            continue

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# Frames: a song, a window and a crop start and end on a code (5 frames) and on a patch (2 frames).
+FRAME_STEP = 10
+
 
 @dataclass(frozen=True, eq=False)
 class Example:

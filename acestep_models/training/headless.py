@@ -1,8 +1,9 @@
 """Training without ComfyUI, from one JSON file: `python -m acestep_models.training CONFIG`.
 
 `accelerate launch -m acestep_models.training CONFIG` shares the work between cards or machines; all of them must see
-the same output folder (two processes on CPUs: `accelerate launch --multi_gpu --num_processes 2`, with "device": "cpu";
-its --cpu starts one). Paths in CONFIG count from its own folder. An example:
+the same output folder. Two processes on CPUs: `accelerate launch --multi_gpu --num_processes 2` with "device": "cpu" in
+CONFIG (`accelerate launch --cpu --num_processes 2` starts only one where there is no MPI). Paths in CONFIG count from
+its own folder. An example:
 
 {
   "models": {"model": "turbo.safetensors", "text_encoder": "qwen.safetensors", "vae": "vae.safetensors",
@@ -14,17 +15,15 @@ its --cpu starts one). Paths in CONFIG count from its own folder. An example:
 
 "models" may also name the "conditioner" file (of a decoder that was saved alone); "dataset" the hints (true or false),
 "posterior" and "longest_seconds" of `PrepareOptions`; beside them "precision" (fp32, bf16, fp16) and "device" (cpu,
-cuda). A file called "stop" in the run folder ends the run after the running step and keeps what is there.
+cuda, cuda:1). No samples are made: "sample_every" stays 0. A file called "stop" in the run folder ends the run after
+the running step and keeps what is there.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,44 +32,17 @@ from ..pipelines.load import SongModels, open_models
 from ..runtime import PlainRuntime
 from .around import Around, Point, Result, RunPlan, Silent
 from .conditions import PrepareOptions, prepare
+from .config import ABOUT_SET, ABOUT_SONGS, PATHS, PRECISIONS, Config, read_config
 from .data.clip import Dataset
 from .data.open import open_dataset
 from .examples import Prepared
 from .job import train
-from .options import TrainOptions
 from .parallel import Workers, several_processes
+from .record import PREPARED, compare_options
+from .wish import check_wish
 
-PREPARED, STOP = "prepared", "stop"
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_PATHS = ("model", "text_encoder", "vae", "tokenizer", "conditioner")
-_ABOUT_SET = ("name", "tag", "tag_position", "genre_ratio")
-_ABOUT_SONGS = ("hints", "posterior", "longest_seconds")
-_KNOWN = {
-    "": {"models", "dataset", "options", "output", "name", "precision", "device"},
-    "models": {*_PATHS, "variant"},
-    "dataset": {"path", *_ABOUT_SET, *_ABOUT_SONGS},
-}
-_NEEDED = {"": ("models", "dataset", "name"), "models": (*_PATHS[:3], "variant"), "dataset": ("path",)}
+STOP = "stop"
 _EVERY = 10  # steps between two lines
-
-
-@dataclass(frozen=True)
-class Config:
-    """A CONFIG file that was read; `base` is the folder that its paths count from."""
-
-    base: Path
-    models: Mapping[str, Any]
-    dataset: Mapping[str, Any]
-    options: TrainOptions
-    output: Path
-    name: str
-    precision: str | None = None
-    device: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.output / self.name
 
 
 class Printer(Silent):
@@ -78,6 +50,12 @@ class Printer(Silent):
 
     def __init__(self, stop: Path, talks: bool = True) -> None:
         self._stop, self._talks = stop, talks
+
+    def begin(self) -> None:
+        """A file that was to end an earlier run does not end this one."""
+        if self._talks and self._stop.exists():
+            self._stop.unlink(missing_ok=True)
+            self.say(f"{self._stop} was left by an earlier run: it is removed.")
 
     def started(self, plan: RunPlan) -> None:
         """What is about to happen."""
@@ -113,37 +91,6 @@ class Printer(Silent):
             print(text, flush=True)
 
 
-def read_config(path: Path) -> Config:
-    """CONFIG, checked.
-
-    Raises:
-        ValueError: names what is missing, unknown or of another kind.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON ({error})") from error
-    for part in _KNOWN:
-        _check(path, part, values if not part else values[part])
-    name = values["name"]
-    if not isinstance(name, str) or not name.strip() or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"{path}: name must be the name of a folder, got {name!r}")
-    base = path.resolve().parent
-    precision = values.get("precision")
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"{path}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return Config(
-        base,
-        values["models"],
-        values["dataset"],
-        TrainOptions.from_json(values.get("options", {})),
-        base / values.get("output", "."),
-        name,
-        precision,
-        values.get("device"),
-    )
-
-
 def run_config(path: Path) -> Result:
     """Prepare the songs and train, as CONFIG says.
 
@@ -152,52 +99,62 @@ def run_config(path: Path) -> Result:
         ACEStepError: as `train` does.
     """
     config = read_config(path)
+    dataset = _dataset(config)
     workers = Workers.accelerated(config.device == "cpu") if several_processes() else Workers.single()
     device = workers.device or _device(config.device)
+    with config.naming("options"):
+        check_wish(config.options, dataset, device)
+        compare_options(config.folder, config.options, config.models["variant"])
     precision = config.precision or ("fp32" if device.type == "cpu" else "bf16")
     watcher = Printer(config.folder / STOP, workers.main)
     runtime = PlainRuntime(device)
-    decoder, data = _load(config, runtime, workers, PRECISIONS[precision])
-    around = Around(runtime, device, workers, watcher, {"base_file": Path(config.models["model"]).name})
+    decoder, data = _load(config, runtime, workers, dataset, watcher)
+    around = Around(runtime, device, workers, watcher, {"base_model": Path(config.models["model"]).name})
+    decoder = decoder.to(PRECISIONS[precision])
     return train(decoder, config.models["variant"], data, config.options, config.folder, around)
 
 
-def _load(config: Config, runtime: PlainRuntime, workers: Workers, dtype: torch.dtype) -> tuple[DiT, Prepared]:
-    """The decoder on the CPU in its dtype, and the songs; what read them is gone."""
-    dataset = _dataset(config)
+def _load(
+    config: Config, runtime: PlainRuntime, workers: Workers, dataset: Dataset, watcher: Printer
+) -> tuple[DiT, Prepared]:
+    """The decoder on the CPU, and the songs; what read them is gone. The first thing here that writes anything."""
     models = _models(config)
+    watcher.begin()
     if not workers.main:
         workers.barrier()  # the first process prepares; the others find it done
-    data = _prepare(config, runtime, models, dataset)
+    with config.naming("dataset"):
+        data = _prepare(config, runtime, models, dataset)
     if workers.main:
         workers.barrier()
     decoder: DiT = models.decoder.handle.module
     del models
     gc.collect()
-    return decoder.to(dtype), data
+    return decoder, data
 
 
 def _models(config: Config) -> SongModels:
     """All networks in fp32: conditions and latents are made once, as exactly as can be."""
-    paths = {name: config.base / config.models[name] for name in _PATHS if config.models.get(name)}
-    return open_models(
-        paths["model"],
-        paths["text_encoder"],
-        paths["vae"],
-        config.models["variant"],
-        tokenizer=paths.get("tokenizer"),
-        conditioner=paths.get("conditioner"),
-    )
+    paths = {name: config.base / config.models[name] for name in PATHS if config.models.get(name)}
+    with config.naming("models"):
+        return open_models(
+            paths["model"],
+            paths["text_encoder"],
+            paths["vae"],
+            config.models["variant"],
+            tokenizer=paths.get("tokenizer"),
+            conditioner=paths.get("conditioner"),
+        )
 
 
 def _dataset(config: Config) -> Dataset:
-    said = {name: config.dataset[name] for name in _ABOUT_SET if name in config.dataset}
-    return replace(open_dataset(config.base / config.dataset["path"]), **said)
+    said = {name: config.dataset[name] for name in ABOUT_SET if name in config.dataset}
+    with config.naming("dataset"):
+        return replace(open_dataset(config.base / config.dataset["path"]), **said)
 
 
 def _prepare(config: Config, runtime: PlainRuntime, models: SongModels, dataset: Dataset) -> Prepared:
     options = config.options
-    said = {name: config.dataset[name] for name in _ABOUT_SONGS if name in config.dataset}
+    said = {name: config.dataset[name] for name in ABOUT_SONGS if name in config.dataset}
     wish = PrepareOptions(
         **{"hints": options.hint_share > 0, **said},
         duration=options.duration,
@@ -206,16 +163,6 @@ def _prepare(config: Config, runtime: PlainRuntime, models: SongModels, dataset:
     )
     with torch.inference_mode():
         return prepare(runtime, models.conditioner, models.vae, dataset, config.folder / PREPARED, wish)
-
-
-def _check(path: Path, part: str, values: Any) -> None:
-    where = f"{path}: {part or 'the file'}"
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a JSON object, got {type(values).__name__}")
-    if unknown := sorted(values.keys() - _KNOWN[part]):
-        raise ValueError(f"{where} has no entry {', '.join(unknown)}; there are {', '.join(sorted(_KNOWN[part]))}")
-    if missing := [name for name in _NEEDED[part] if name not in values]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
 
 
 def _device(name: str | None) -> torch.device:

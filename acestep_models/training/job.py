@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,13 +21,26 @@ from .batches import Draws, make_draws
 from .checkpoint import Checkpoints, Counters
 from .checkpointed import recompute
 from .examples import Prepared
-from .files import new_folder, remove_drafts
+from .files import new_folder
 from .loop import Loop
-from .memory import CARD_OVERHEAD, FP32, STATE_BYTES, estimate
+from .memory import CARD_OVERHEAD, estimate
 from .metrics import Metrics
 from .optimizers import make_optimizer
 from .options import TrainOptions
-from .record import FINAL, PEFT, Record, check_weights, make_record, read_result, write_result
+from .record import (
+    FINAL,
+    PEFT,
+    RUN,
+    Record,
+    check_folders,
+    check_weights,
+    damage,
+    keep_foreign,
+    make_record,
+    read_result,
+    write_result,
+)
+from .run_folder import agree, appears, clear, disk, owned
 from .step import Stepper
 from .times import times_for
 from .trainable import Trainable, inject
@@ -48,21 +60,30 @@ def train(decoder: DiT, variant: str, data: Prepared, options: TrainOptions, fol
         folder: the run folder (run.json, metrics.jsonl, checkpoints/, final/); its name is the adapter's.
 
     Raises:
-        ValueError: for a decoder that cannot be trained, songs that are too short, or a folder with another run.
+        ValueError: for a decoder that cannot be trained, songs that are too short, a folder with another run or one
+            that another process is writing to, or processes that do not see the same folder.
         ACEStepError: when memory or disk ran out, or the loss was not a number ten times in a row; what was learned
             until then is in a checkpoint.
     """
     with torch.inference_mode(False), torch.enable_grad():
         check_weights(decoder)
         draws = make_draws(data, options, times_for(options, variant))
-        record = make_record(options, variant, decoder, data.fingerprint, around.workers.count)
-        record.compare(folder)
-        if (result := record.finished(folder)) is not None:
-            around.watcher.say(f"{folder} has this run already, finished: nothing was trained.")
-            return result
-        job = _Job(decoder, draws, record, Path(folder), around)
-        with _borrowed(decoder, around.device):
-            return job.run()
+        model = around.facts.get("base_model", "")
+        record = make_record(options, variant, decoder, data, around.workers.count, model)
+        folder = Path(folder)
+        check_folders(folder)
+        with owned(folder, around.workers.main):
+            record.compare(folder)
+            result = record.finished(folder)
+            agree(around, folder, int(result is not None))
+            if result is not None:
+                around.watcher.say(f"{folder} has this run already, finished: nothing was trained.")
+                return result
+            if around.workers.main and (wrong := damage(folder)):
+                around.watcher.say(wrong)
+            job = _Job(decoder, draws, record, folder, around)
+            with _borrowed(decoder, around.device):
+                return job.run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +121,19 @@ class _Job:
             self.decoder.zero_grad(set_to_none=True)
 
     def _run(self, trainable: Trainable) -> Result:
-        self._make_folder(sum(parameter.numel() for parameter in trainable.parameters()))
+        if self.around.workers.main:
+            clear(self.folder, self.options, sum(parameter.numel() for parameter in trainable.parameters()))
+        self.around.workers.barrier()
         loop = self._loop(trainable)
         self._resume(loop)
+        agree(self.around, self.folder, loop.counters.step)
         loop.recomputing = self._recomputes()
         recompute(self.decoder, loop.recomputing)
         if self.around.workers.main:
-            self.record.write(self.folder)
+            with disk(self.folder):
+                self.record.write(self.folder)
+        self.around.workers.barrier()
+        agree(self.around, self.folder, int(appears(self.folder / RUN)))
         stopped = loop.run(self._plan(loop))
         if self.around.workers.main:
             self._write(loop, stopped)
@@ -123,13 +150,13 @@ class _Job:
         return Loop(
             Stepper(self.decoder, parameters, self.draws, self.around.workers, self.around.device, dtype, check),
             trainable,
-            make_optimizer(options.optimizer, parameters, options.learning_rate, options.weight_decay),
+            make_optimizer(options.optimizer, parameters, options.rate, options.weight_decay),
             EMA(options.ema, trainable.named()) if options.ema else None,
             Checkpoints(self.folder),
             Metrics(self.folder),
             self.around,
             self._facts,
-            notes=list(self.draws.data.notes),
+            notes=[*self.draws.data.notes, *options.doubts],
         )
 
     def _resume(self, loop: Loop) -> None:
@@ -167,34 +194,12 @@ class _Job:
         needed = estimate(self.decoder.config, wish, frames, tokens, next(self.decoder.parameters()).dtype)
         return needed.growth + CARD_OVERHEAD > free
 
-    def _make_folder(self, parameters: int) -> None:
-        """The run folder, on a disk with room for what will lie in it.
-
-        Raises:
-            ACEStepError: if there is none.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            remove_drafts(self.folder)
-            free = shutil.disk_usage(self.folder).free
-        except OSError as error:
-            raise ACEStepError(
-                f"{self.folder}: the run folder cannot be made ({error}). Choose another one."
-            ) from error
-        checkpoint = FP32 * (1 + (self.options.ema > 0)) + STATE_BYTES[self.options.optimizer]
-        needed = int(parameters * (checkpoint * (self.options.keep + 2) + 2 * FP32))
-        if free < needed:
-            raise ACEStepError(
-                f"{self.folder}: the run needs {needed / 1e9:.1f} GB there ({self.options.keep} checkpoints, the best "
-                f"one and the result), but {free / 1e9:.1f} GB are free. Make room, keep fewer checkpoints, or lower "
-                "the rank."
-            )
-
     def _facts(self, counters: Counters) -> AdapterFacts:
         """What the adapter's file says of itself after so many steps."""
         data, known = self.draws.data, dict(self.draws.data.facts)
         trigger, position, conditioning = (known.pop(name, "") or None for name in _FACTS)
-        validation = {} if counters.last is None else {"validation": f"{counters.first:.6g} -> {counters.last:.6g}"}
+        first, last = counters.first, counters.last
+        validation = {} if first is None or last is None else {"validation": f"{first:.6g} -> {last:.6g}"}
         metadata = {
             "title": self.folder.name,
             **known,
@@ -230,6 +235,7 @@ class _Job:
         try:
             with new_folder(final) as draft:
                 _write_final(draft, result, loop.adapter(averaged=True))
+                keep_foreign(final, draft)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ACEStepError(
                 f"{final}: the result could not be written ({error}). Make room on that disk, then run it again with "

@@ -17,10 +17,12 @@ from ..planner.sampling import TokenSampling
 from ..planner.understand import UnderstandOptions, gaps, understand
 from ..runtime import Handle, PartRuntime, Runtime
 from ..vae.oobleck import Oobleck
+from .data.captions import spoken
 from .data.clip import Clip, Dataset
 from .data.sound import clip_sound
+from .files import write_text
 from .marks import clip_mark, mark, network_mark
-from .tensors import atomic
+from .texts import check_texts
 
 LYRICS = ("keep", "transcribe")
 WHICH = ("unlabelled", "all")
@@ -73,8 +75,11 @@ def label(
     note of the dataset says it.
 
     Raises:
+        ValueError: for texts of the user that are longer than the model reads, all of them named, before any song is
+            listened to.
         ACEStepError: if the language model fails at every song, or a network's numbers are not finite.
     """
+    _check_said(conditioner, dataset)
     labeller = _Labeller(lm, conditioner, vae, options)
     clips: list[Clip] = []
     failures: list[str] = []
@@ -95,7 +100,19 @@ def label(
         runtime.progress(place + 1, len(dataset.clips))
     if failures and len(failures) == asked:
         raise ACEStepError(f"dataset {dataset.name}: no song could be labelled. {'; '.join(failures)}")
-    return replace(dataset, clips=tuple(clips), notes=(*dataset.notes, *failures))
+    return replace(dataset, clips=tuple(clips), notes=(*dataset.notes, *labeller.notes, *failures))
+
+
+def _check_said(conditioner: ConditionerModels, dataset: Dataset) -> None:
+    """As `check_texts`, of what the user said; what was heard before does not count."""
+    said = replace(dataset, clips=tuple(replace(clip, blueprint=_own(clip.blueprint)) for clip in dataset.clips))
+    check_texts(conditioner.tokenizer, said, spoken(said), [clip.seconds for clip in said.clips], hinted=False)
+
+
+def _own(song: Blueprint) -> Blueprint:
+    """Caption and lyrics so far as the user wrote them."""
+    caption = "" if "caption" in song.filled else song.caption
+    return replace(song, caption=caption, lyrics="" if "lyrics" in song.filled else song.lyrics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +122,7 @@ class _Labeller:
     vae: Handle[Oobleck]
     options: LabelOptions
     networks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def draft(self, clip: Clip) -> Blueprint | None:
         """What is known of a clip, with locks on what shall not be heard; None where there is nothing to ask."""
@@ -127,8 +145,7 @@ class _Labeller:
         if values is None:
             values = self._heard(runtime, clip, draft)
             if path is not None:
-                with atomic(path) as file:
-                    file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+                self._keep(path, values)
         return _filled(clip, draft, values, self.lm.name)
 
     def _heard(self, runtime: Runtime, clip: Clip, draft: Blueprint) -> dict[str, Any]:
@@ -139,12 +156,23 @@ class _Labeller:
         cut = [name for name, _ in song.lm if name.startswith("cut_")]
         return {**{name: getattr(song, name) for name in _FILLED if name in song.filled}, "cut": cut}
 
+    def _keep(self, path: Path, values: Mapping[str, Any]) -> None:
+        """A label that cannot be kept is still a label; it is said once."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(values, ensure_ascii=False))
+        except OSError as error:
+            if not self.notes:
+                self.notes.append(
+                    f"labels could not be kept in {path.parent} ({error}): make room there, or these songs are "
+                    "listened to again the next time"
+                )
+
     def _path(self, clip: Clip, draft: Blueprint) -> Path | None:
         """Where the answer to exactly this question is kept."""
         folder = self.options.kept
         if folder is None:
             return None
-        folder.mkdir(parents=True, exist_ok=True)
         if not self.networks:
             c = self.conditioner
             handles: tuple[Handle[Any], ...] = (self.lm.model, c.code_tokenizer, self.vae)

@@ -12,7 +12,8 @@ from ..blueprint_fields import shown
 from ..units import frames_to_seconds
 from .data.clip import MAX_RATIO, MAX_REPEAT, MAX_TAG_CHARACTERS, TAG_POSITIONS, Clip, Dataset
 from .examples import Prepared
-from .tensors import OURS, Stored, atomic, read_stored
+from .files import write_text
+from .tensors import OURS, Stored, read_stored
 
 NAME = "manifest.json"
 _FILE_KEYS = ("filename", "path", "file", "tensor_path", "tensor")  # FL writes the first
@@ -76,8 +77,7 @@ def write_manifest(folder: Path, dataset: Dataset, files: Sequence[Path], prepar
         OURS: {"version": 1, "fingerprint": prepared.fingerprint, **prepared.facts},
     }
     path = folder / NAME
-    with atomic(path) as draft:
-        draft.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False))
     return path
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..runtime import Handle
 from .data.clip import Clip
+from .examples import Example
 
-_ENDS = 64  # numbers of each end of a weight that are looked at
+_ENDS = 64  # numbers of each end of a weight that are looked at, and of those between, evenly taken
 _BLOCK = 2**20  # bytes
 
 
@@ -59,19 +60,29 @@ def clip_mark(clip: Clip) -> str:
 
 
 def network_mark(handle: Handle[Any]) -> str:
-    """Of a network: what it computes in, its weights' names and shapes, and both ends of each weight.
+    """Of a network: what it computes in, and its weights."""
+    return mark(handle.dtype, weights_mark(handle.module))
 
-    Reading gigabytes whole would take longer than a song; whoever trains a network further changes the ends too.
+
+def weights_mark(module: nn.Module) -> str:
+    """Of names and shapes of all weights, and of both ends of each and some between.
+
+    Reading gigabytes whole would take longer than a song; whoever trains a network further changes these too.
     """
-    module: nn.Module = handle.module
-    seen = (f"{name} {tuple(weight.shape)} {_ends(weight)}" for name, weight in sorted(module.state_dict().items()))
-    return mark(handle.dtype, *seen)
+    return mark(*(f"{name} {tuple(one.shape)} {_some(one)}" for name, one in sorted(module.state_dict().items())))
 
 
-def _ends(weight: Tensor) -> str:
+def song_mark(example: Example) -> str:
+    """Of a prepared song: what it sounds like, what is said of it, and how often an epoch has it."""
+    tensors = (example.latents, example.plain, example.hinted, example.hints)
+    return mark(*(None if tensor is None else tensor_mark(tensor) for tensor in tensors), example.repeat)
+
+
+def _some(weight: Tensor) -> str:
     flat = weight.detach().reshape(-1)
-    ends = torch.cat([flat[:_ENDS], flat[-_ENDS:]]).float().cpu()
-    return hashlib.sha256(_bytes(ends)).hexdigest()
+    between = flat[:: max(1, len(flat) // _ENDS)][:_ENDS]
+    some = torch.cat([flat[:_ENDS], between, flat[-_ENDS:]]).float().cpu()
+    return hashlib.sha256(_bytes(some)).hexdigest()
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,27 @@ def make_optimizer(
     raise ValueError(f"optimizer: expected one of {', '.join(NAMES)}, got {name!r}")
 
 
+def check_optimizer(name: str, device: torch.device) -> None:
+    """Pass if the optimizer can be made for parameters on a device.
+
+    Raises:
+        ValueError: for "adamw8bit" without bitsandbytes or a card.
+    """
+    if name != ADAMW_8BIT:
+        return
+    _bitsandbytes()
+    if device.type != "cuda":
+        raise ValueError("optimizer 'adamw8bit' runs on a CUDA card only: choose 'adamw'")
+
+
 def _adamw_8bit(parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    for parameter in parameters:
+        check_optimizer(ADAMW_8BIT, parameter.device)
+    optimizer: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
+    return optimizer
+
+
+def _bitsandbytes() -> Any:
     try:
         import bitsandbytes  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
@@ -41,7 +62,4 @@ def _adamw_8bit(parameters: Sequence[nn.Parameter], lr: float, weight_decay: flo
             "optimizer 'adamw8bit' needs bitsandbytes, which is not installed: `pip install bitsandbytes`, or choose "
             "'adamw' (it needs 0.25 GB more at rank 64)"
         ) from error
-    if not all(parameter.is_cuda for parameter in parameters):
-        raise ValueError("optimizer 'adamw8bit' runs on a CUDA card only: choose 'adamw'")
-    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
-    return optimizer
+    return bitsandbytes

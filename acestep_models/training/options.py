@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..units import FRAME_RATE
+from .examples import FRAME_STEP
 from .objective import WEIGHTINGS
 from .optimizers import NAMES as OPTIMIZERS
+from .optimizers import PRODIGY, USUAL_RATES
 from .times import KINDS as TIMES
 from .trainable import KINDS, TARGETS
 
 DURATIONS = ("song", "crop")
 RECOMPUTE = ("auto", "on", "off")
-# A crop starts and ends on a code (5 frames) and on a patch (2 frames).
-FRAME_STEP = 10
+_LEAST_PRODIGY = 0.1  # Prodigy finds the size of its steps itself; this only scales it
 
 # What may change when a run goes on: it says how long and how closely to look, not what is learned.
 FREE = frozenset({"steps", "recompute", "checkpoint_every", "keep", "validate_every", "sample_every"})
@@ -52,6 +53,7 @@ _AT_LEAST: dict[str, float] = {
 _SHARES = {"dropout": False, "ema": False, "hint_share": True, "condition_dropout": True}
 _ABOVE_ZERO = ("alpha", "shift")
 _WHOLE = ("int", "int | None")
+_MOST = 2**64 - 1  # ComfyUI's largest seed
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class TrainOptions:
         alpha: the adapter is scaled by alpha / rank; None = rank.
         targets: of "self_attention", "cross_attention", "mlp".
         steps: optimizer steps, each of batch x accumulation songs or crops in every process.
+        learning_rate: at its highest; None = what is usual for the optimizer (`optimizers.USUAL_RATES`).
         warmup: steps until the full learning rate; None = the smaller of 100 and a tenth of all.
         clip: the longest gradient; 0 = as it is.
         times: how noise levels are drawn, "auto" = as the variant samples; `mu` and `sigma` are of the logit-normal
@@ -89,7 +92,7 @@ class TrainOptions:
     targets: tuple[str, ...] = ("self_attention", "cross_attention")
     factor: int = -1
     steps: int = 1000
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     batch: int = 1
     accumulation: int = 4
     optimizer: str = "adamw"
@@ -137,12 +140,28 @@ class TrainOptions:
     @property
     def crop_frames(self) -> int:
         """Frames of a window, a multiple of 10; 0 = whole songs."""
-        return int(self.crop_seconds * FRAME_RATE) // FRAME_STEP * FRAME_STEP
+        frames = round(self.crop_seconds * FRAME_RATE, 6)  # 9.2 x 25 is 229.99999999999997
+        return int(frames) // FRAME_STEP * FRAME_STEP
 
     @property
     def scale_alpha(self) -> float:
         """The alpha that counts."""
         return float(self.rank if self.alpha is None else self.alpha)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that counts."""
+        return float(USUAL_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What may be run and is probably not meant, a sentence each."""
+        if self.optimizer != PRODIGY or not 0 < self.rate < _LEAST_PRODIGY:
+            return ()
+        return (
+            f"learning_rate is {self.rate:g}, but prodigy finds the size of its steps itself and multiplies it by "
+            "this: it will learn next to nothing. 1 is usual.",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All options as plain values."""
@@ -169,7 +188,14 @@ class TrainOptions:
 def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"targets must be a list of {', '.join(TARGETS)}, got {value!r}")
+    if not all(isinstance(word, str) for word in value):
+        raise ValueError(f"targets must be a list of {', '.join(TARGETS)}, got {list(value)!r}")
     return tuple(value)
+
+
+def _is_small(value: float) -> bool:
+    """Finite, and no whole number that other programs could not hold."""
+    return -_MOST <= value <= _MOST if isinstance(value, int) else math.isfinite(value)
 
 
 def _check_number(name: str, kind: str, value: Any) -> None:
@@ -177,7 +203,7 @@ def _check_number(name: str, kind: str, value: Any) -> None:
     if not kind.startswith(("int", "float")) or (value is None and kind.endswith("None")):
         return
     wanted = int if kind in _WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, wanted) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, wanted) or not _is_small(value):
         raise ValueError(f"{name} must be a {'whole ' if kind in _WHOLE else ''}number, got {value!r}")
     if name in _AT_LEAST and value < _AT_LEAST[name]:
         raise ValueError(f"{name} must be at least {_AT_LEAST[name]:g}, got {value:g}")

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Processes wait so long for each other: the first one prepares all songs while the others wait for it.
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Workers:
             from accelerate import PartialState
         except ImportError as error:
             raise ValueError("training in several processes needs accelerate: pip install accelerate") from error
-        state = PartialState(cpu=cpu)
+        state = PartialState(cpu=cpu, timeout=PATIENCE)
         return cls(state.process_index, state.num_processes, state)
 
     @property
@@ -59,6 +63,12 @@ class Workers:
 
         summed: Tensor = reduce(tensor, "sum")
         return summed
+
+    def each(self, value: int, device: torch.device) -> list[int]:
+        """The value of every process, by rank."""
+        values = torch.zeros(self.count, dtype=torch.int64, device=device)
+        values[self.rank] = value
+        return [int(one) for one in self.sum(values).tolist()]
 
     def barrier(self) -> None:
         """Wait until every process is here."""

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
-ATTENTION = ("self_attention", "cross_attention")
-_COMMON = {"kind": "lora", "targets": ATTENTION, "batch": 1, "accumulation": 4, "optimizer": "adamw"}
+from .options import TrainOptions
 
-# Rows of TrainOptions values; what is not named stays at its default. All take whole songs of up to 240 s.
-PRESETS: dict[str, Mapping[str, object]] = {
-    "8 GB": {**_COMMON, "rank": 32, "steps": 600, "recompute": "on"},
-    "12 GB": {**_COMMON, "rank": 64, "steps": 600, "recompute": "on"},
-    "16 GB": {**_COMMON, "rank": 64, "steps": 800, "recompute": "auto"},
-    "24 GB": {**_COMMON, "rank": 64, "steps": 1000, "recompute": "auto", "targets": (*ATTENTION, "mlp")},
+
+class _Row(TypedDict):
+    rank: int
+    steps: int
+    batch: int
+    recompute: str
+
+
+class Preset(_Row, total=False):
+    """Values of TrainOptions that memory or time depend on; what is not named is the user's own."""
+
+    targets: tuple[str, ...]
+
+
+# All take whole songs of up to 240 s.
+PRESETS: dict[str, Preset] = {
+    "8 GB": {"rank": 32, "steps": 600, "batch": 1, "recompute": "on"},
+    "12 GB": {"rank": 64, "steps": 600, "batch": 1, "recompute": "on"},
+    "16 GB": {"rank": 64, "steps": 800, "batch": 1, "recompute": "auto"},
+    "24 GB": {
+        "rank": 64,
+        "steps": 1000,
+        "batch": 1,
+        "recompute": "auto",
+        "targets": ("self_attention", "cross_attention", "mlp"),
+    },
 }
 
 # TFLOP of one micro-step of the 2B decoder by seconds of song (spec/lora.md §5.2): forward, whole, whole recomputed.
@@ -63,7 +82,7 @@ def duration(
     `validations` times `points` passes without gradient are the fixed grid (every 50 of 600 steps, and one before).
     """
     row = PRESETS[preset]
-    steps, items = int(str(row["steps"])), int(str(row["batch"])) * int(str(row["accumulation"]))
+    steps, items = row["steps"], row["batch"] * TrainOptions().accumulation
     step = seconds_a_step(song_seconds, row["recompute"] == "on", card)
     look = _on(card, _work(song_seconds)[0])
     found = (steps * items * step, validations * points * look, songs * ENCODING_SECONDS, songs * LABELLING_SECONDS)

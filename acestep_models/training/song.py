@@ -19,13 +19,14 @@ from ..units import FRAMES_PER_CODE, MAX_SECONDS, frames_to_seconds
 from ..vae.oobleck import Oobleck
 from .data.clip import Clip
 from .data.sound import clip_sound
-from .examples import Example
+from .examples import FRAME_STEP, Example
 from .marks import clip_mark, mark, network_mark, number, tensor_mark
-from .tensors import GRID, Stored, fingerprint_of, read_stored, write_stored
+from .tensors import Stored, fingerprint_of, read_stored, write_stored
 
 LONGEST_SECONDS = 240.0
 VERSION = 1  # another one makes everything again
-_OPTIONS = {"duration": ("song", "crop"), "posterior": ("mean", "sample")}
+POSTERIORS = ("mean", "sample")
+_OPTIONS = {"duration": ("song", "crop"), "posterior": POSTERIORS}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,10 @@ class PrepareOptions:
                 raise ValueError(f"{name}: expected one of {', '.join(options)}; got {getattr(self, name)!r}")
         if not MIN_SOURCE_SECONDS <= self.longest_seconds <= MAX_SECONDS:
             raise ValueError(f"longest_seconds: expected 1 to {MAX_SECONDS:g}, got {self.longest_seconds:g}")
-        if self.duration == "crop" and (self.crop_frames < GRID or self.crop_frames % GRID):
-            raise ValueError(f"crop_frames: expected a multiple of {GRID} from {GRID} on, got {self.crop_frames}")
+        if self.duration == "crop" and (self.crop_frames < FRAME_STEP or self.crop_frames % FRAME_STEP):
+            raise ValueError(
+                f"crop_frames: expected a multiple of {FRAME_STEP} from {FRAME_STEP} on, got {self.crop_frames}"
+            )
 
     def read(self) -> tuple[object, ...]:
         """What of it changes a prepared song."""
@@ -115,12 +118,15 @@ class SongMaker:
             raise Unheard(str(error)) from error
         if not self.wish.hints:
             stored = replace(stored, example=replace(stored.example, hinted=None, hints=None))
-        note = f"{clip.name}: its tensors have no hints, so it is trained without" if self.wish.hints else ""
-        notes = (note,) if note and stored.example.hints is None else ()
+        notes = []
+        if self.wish.hints and stored.example.hints is None:
+            notes.append(f"{clip.name}: its tensors have no hints, so it is trained without")
+        if self.wish.duration == "crop":
+            notes.append(f"{clip.name}: its tensors name the duration that they were prepared with, not a crop's")
         copy = self.folder / _file_name(clip.name)
         if copy.resolve() != path.resolve():
             self._write(copy, stored, fingerprint_of(stored))
-        return Done(stored, copy, mark(VERSION, heard, self.wish.hints), not fingerprint_of(stored), notes)
+        return Done(stored, copy, mark(VERSION, heard, self.wish.hints), not fingerprint_of(stored), tuple(notes))
 
     def _write(self, path: Path, stored: Stored, wanted: str) -> None:
         silence = normal(self.conditioner.silence.take(len(stored.example.latents))[0])
@@ -154,7 +160,7 @@ class SongMaker:
             source = encode_source(runtime, self.vae, wave, rate, seed=seed)
         except ValueError as error:
             raise Unheard(str(error)) from error
-        frames = source.latents.shape[-1] // GRID * GRID
+        frames = source.latents.shape[-1] // FRAME_STEP * FRAME_STEP
         return replace(source, latents=source.latents[..., :frames])
 
     def _hints(self, runtime: Runtime, source: Source, words: Blueprint, said: int) -> tuple[Conditioning, Tensor]:

@@ -130,7 +130,7 @@ class Stepper:
         """One micro-batch: its gradient is added, its losses and count by time come back [2, 4]."""
         options = self.draws.options
         batch = collate([self.draws.item(first + place) for place in range(options.batch)]).to(self.device)
-        with _own_random(self.device, seed_for(options.seed, "dropout", first)):
+        with _own_random(seed_for(options.seed, "dropout", first), options.dropout > 0):
             losses = batch_losses(self.decoder, batch, self.dtype)  # [B]
             weighted = losses * weight(batch.t, options.weighting)
             (weighted.sum() / self.items).backward()
@@ -141,9 +141,11 @@ class Stepper:
 
 
 @contextmanager
-def _own_random(device: torch.device, seed: int) -> Iterator[None]:
-    """Dropout draws from torch's own generators: here from this seed, afterwards they are as before."""
-    cards = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards):
+def _own_random(seed: int, needed: bool) -> Iterator[None]:
+    """Dropout draws from torch's own generators: here from this seed, afterwards all cards' are as before."""
+    if not needed:
+        yield
+        return
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed seeds every card
         torch.manual_seed(seed)
         yield

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import struct
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ..units import LATENT_CHANNELS
-from .examples import Example
+from .examples import FRAME_STEP, Example
+from .files import atomic
 from .marks import mark, tensor_mark
 
 OURS = "acestep"  # the key in a file's metadata under which only this pack writes
-GRID = 10  # frames: 5 Hz codes in 25 Hz latents, and patches of two frames
 # A damaged archive raises whatever its bytes lead to.
 _DAMAGE = (
     pickle.UnpicklingError,
@@ -60,19 +57,6 @@ def write_stored(path: Path, stored: Stored, silence: Tensor, fingerprint: str) 
         torch.save({**values, "metadata": {**stored.metadata, OURS: own}}, draft)
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when everything is on the disk, and goes where not."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def read_stored(path: Path, name: str, repeat: int = 1) -> Stored:
     """The song in a .pt of ours, upstream's or another trainer's, as normal tensors in float32.
 
@@ -90,9 +74,9 @@ def read_stored(path: Path, name: str, repeat: int = 1) -> Stored:
         raise ValueError(f"{path}: the file is damaged (its checksum is another); remove it and prepare the song again")
     with torch.inference_mode(False):
         latents = _matrix(path, tensors, "target_latents", LATENT_CHANNELS)
-        frames = len(latents) // GRID * GRID
+        frames = len(latents) // FRAME_STEP * FRAME_STEP
         if not frames:
-            raise ValueError(f"{path}: target_latents: expected {GRID} frames at least, got {len(latents)}")
+            raise ValueError(f"{path}: target_latents: expected {FRAME_STEP} frames at least, got {len(latents)}")
         hints = _matrix(path, tensors, "hint_latents", LATENT_CHANNELS) if "hint_latents" in tensors else None
         if hints is not None and len(hints) < frames:
             raise ValueError(f"{path}: hint_latents: expected {frames} frames, got {len(hints)}; prepare it again")

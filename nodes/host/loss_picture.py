@@ -18,8 +18,10 @@ _MARGIN = 0.08  # above and below the curves, of their height
 At = Callable[[float, float], tuple[float, float]]
 
 
-def loss_picture(points: Sequence[Point], title: str) -> Any:
+def loss_picture(points: Sequence[Point], title: str, first: tuple[int, float] | None = None) -> Any:
     """A PIL image, RGB, 640 x 360. Numbers that are none are left out; without any there is only the frame.
+
+    `first` is a validation loss that no step belongs to: steps done before it, and the loss.
 
     Raises:
         ValueError: where Pillow is not installed.
@@ -33,6 +35,7 @@ def loss_picture(points: Sequence[Point], title: str) -> Any:
     losses = [(p.step, p.loss) for p in points if math.isfinite(p.loss)]
     averages = [(p.step, p.average) for p in points if math.isfinite(p.average)]
     checks = [(p.step, p.validation) for p in points if p.validation is not None and math.isfinite(p.validation)]
+    checks = sorted([*([first] if first and math.isfinite(first[1]) else []), *checks])
     low, high = _range([value for _, value in (*losses, *averages, *checks)])
     steps = max((p.steps for p in points), default=1)
     _frame(draw, (low, high), steps, title)
@@ -55,11 +58,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _places(steps: int, low: float, high: float) -> At:
-    """Where a step and a value are in the picture."""
+    """Where a step and a value are in the picture; the left edge is before the first step."""
     left, top, right, bottom = _BOX
 
     def at(step: float, value: float) -> tuple[float, float]:
-        across = (step - 1) / max(1, steps - 1)
+        across = step / steps
         return left + across * (right - left), bottom - (value - low) / (high - low) * (bottom - top)
 
     return at
@@ -73,7 +76,7 @@ def _frame(draw: Any, span: tuple[float, float], steps: int, title: str) -> None
         draw.line([(left, y), (right, y)], fill=_GRID)
         draw.text((8, y - 6), f"{span[0] + share * (span[1] - span[0]):.4g}", fill=_INK)
         x = left + share * (right - left)
-        draw.text((x - 10, bottom + 8), str(round(1 + share * (steps - 1))), fill=_INK)
+        draw.text((x - 10, bottom + 8), str(round(share * steps)), fill=_INK)
     draw.text((left, 8), title, fill=_INK)
     for number, (words, color) in enumerate(_legend()):
         draw.text((left + 110 * number, 24), words, fill=color)

@@ -11,6 +11,9 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
+from ...acestep_models.errors import ACEStepError
+from .runtime import HostRuntime
+
 ROUTE = "/acestep/training/stop"
 
 
@@ -36,10 +39,33 @@ class Trainings:
 
         A node inside of a subgraph is known to the page by the last part of its number.
         """
-        asked = [name for name in self._running if node in (None, name, name.rpartition(":")[2])]
-        for name in asked:
-            self._running[name].set()
+        asked = [name for name in list(self._running) if node in (None, name, name.rpartition(":")[2])]
+        events = [self._running.get(name) for name in asked]
+        for event in events:
+            if event is not None:  # else it has just ended by itself
+                event.set()
         return asked
+
+
+class BeforeTraining(HostRuntime):
+    """The surroundings of what comes before the first step: "stop and keep" ends it, for there is nothing to keep."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def check_cancelled(self) -> None:
+        """See `HostRuntime.check_cancelled`.
+
+        Raises:
+            ACEStepError: once somebody pressed "stop and keep".
+        """
+        super().check_cancelled()
+        if self._stop.is_set():
+            raise ACEStepError(
+                "stopped before anything was learned; the songs that are encoded are kept, and the same prompt goes on "
+                "with the next"
+            )
 
 
 # One for the process: the server's thread has to find the run that the worker's thread is in.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from ...acestep_models.runtime import Handle
 from ...acestep_models.training.examples import Prepared
 from ...acestep_models.training.job import Around, Result, TrainOptions, train
 from ...acestep_models.training.memory import CARD_OVERHEAD, estimate
+from ...acestep_models.training.record import compare_options, make_record, read_result
 from ...acestep_models.vae.oobleck import Oobleck
 from .runtime import HostRuntime
-from .stop_training import TRAININGS
 from .training import check_trainable, own_decoder, seat, source_name, training_device, training_dtype
 from .training_samples import SampleMaker
 from .training_watch import HostWatcher
@@ -64,15 +66,17 @@ class Need:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of it: the core's result, who watched it, and lines for the report."""
+    """What came of it: the core's result, who watched it, and lines for the report, none where it was done before."""
 
     result: Result
     watcher: HostWatcher
     lines: tuple[str, ...]
 
 
-def train_here(run: Run, runtime: HostRuntime) -> Outcome:
+def train_here(run: Run, runtime: HostRuntime, stop: threading.Event) -> Outcome:
     """Train on the host's device, beside none of its models; whatever happens, the device is empty afterwards.
+
+    A run that is done, or cannot go on, leaves the host's models where they are. `stop` ends it after a step.
 
     Raises:
         ValueError: for a model that cannot be trained, or a run folder with other settings.
@@ -81,16 +85,32 @@ def train_here(run: Run, runtime: HostRuntime) -> Outcome:
     network, device = check_trainable(run.model), training_device()
     variant, dtype = network.variant_name, training_dtype(network)
     samples = SampleMaker(run.data, variant, run.vae, run.folder / SAMPLES, run.options.seed)
+    watcher = HostWatcher(runtime, stop, samples)
+    compare_options(run.folder, run.options, variant, run.data)
+    result = _done_before(run, variant)
+    if result is not None:
+        return Outcome(result, watcher, ())
     need = Need(network.config, run.data, dtype, device)
     whole = need.bytes(replace(run.options, recompute="off"))
-    with TRAININGS.running() as stop, torch.inference_mode(False), seat(whole, device) as free:
+    with torch.inference_mode(False), seat(whole, device) as free:
         options, lines = fitting(need, run.options, free)
-        watcher = HostWatcher(runtime, stop, samples)
         for line in lines[1:]:
             watcher.say(line)
         around = Around(runtime=runtime, device=device, watcher=watcher, facts={"base_model": source_name(run.model)})
         result = train(own_decoder(run.model, device), variant, run.data, options, run.folder, around)
     return Outcome(result, watcher, (*lines[:1], *unseen_changes(model=run.model)))
+
+
+def _done_before(run: Run, variant: str) -> Result | None:
+    """The result of the same run, where it is finished; whether the weights are the same is seen on the CPU."""
+    before = read_result(run.folder)
+    if before is None or before.stopped or before.steps != run.options.steps:
+        return None
+    with torch.inference_mode(False), suppress(ValueError):  # patches may round in another way than on the device
+        record = make_record(run.options, variant, own_decoder(run.model, torch.device("cpu")), run.data, 1)
+        record.compare(run.folder)
+        return record.finished(run.folder)
+    return None
 
 
 def fitting(need: Need, options: TrainOptions, free: int) -> tuple[TrainOptions, tuple[str, ...]]:

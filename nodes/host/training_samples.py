@@ -50,15 +50,21 @@ class SampleMaker:
     seed: int
 
     def make(self, decoder: DiT, step: int) -> str:
-        """A sentence: the file that was written, or why none was."""
+        """A sentence: the file that was written.
+
+        Raises:
+            ValueError: where memory is missing; and whatever else a network or a disk raises.
+        """
         weight = next(decoder.parameters())
         latents = self._latents(decoder, weight)
         short = self._missing(latents.shape[-1], weight.device)
         if short > 0:
-            return f"no sample at step {step}: {short / 1024**3:.1f} GiB of memory are missing for the VAE"
-        sound = decode(HostRuntime(), self.vae, latents)
-        if weight.device.type != "cpu":
-            management.free_memory(1e30, weight.device)  # the VAE: the next steps need its place
+            raise ValueError(f"{short / 1024**3:.1f} GiB of memory are missing for the VAE")
+        try:
+            sound = decode(HostRuntime(), self.vae, latents)
+        finally:
+            if weight.device.type != "cpu":
+                management.free_memory(1e30, weight.device)  # the VAE: the next steps need its place
         path = self.folder / f"step_{step:06}.wav"
         _write_sound(path, sound[0])
         return f"sample: {path.parent.name}/{path.name}"
@@ -93,7 +99,10 @@ def _write_sound(path: Path, sound: Tensor) -> None:
     numbers = (level.T * 32767).round().to(torch.int16).contiguous().numpy()  # [N, 2]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft: Any = path.with_name(f".{path.name}.tmp")
-    with wave.open(str(draft), "wb") as file:
-        file.setparams((2, 2, SAMPLE_RATE, 0, "NONE", ""))
-        file.writeframes(numbers.tobytes())
-    draft.replace(path)
+    try:
+        with wave.open(str(draft), "wb") as file:
+            file.setparams((2, 2, SAMPLE_RATE, 0, "NONE", ""))
+            file.writeframes(numbers.tobytes())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

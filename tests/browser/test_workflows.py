@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from author import TAKES
-from browserlib import COMPLAINTS, MISSING, as_prompt, drop, press_run, serialized
+from browserlib import COMPLAINTS, MISSING, as_prompt, drop, press_run, serialized, show_all
 from sounds import SECONDS
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json"))
@@ -48,8 +48,24 @@ PLAYERS = {
     "add_track": [SECONDS, FRAMES, SECONDS],
     "stems": [SECONDS] * 3,
 }
+FEWER = {"train_lora": ("ACEStepTrainLoRA", "steps", 6)}  # than the file says: its own number takes minutes
 SEED = {"ACEStepRetake": "retake_seed"}  # the one that a run changes; of the others it is seed
 ON_BASE = ("stems", "vocal_to_song", "add_track")
+SET = """([type, name, value]) => { const node = window.app.graph._nodes.find(n => n.type === type);
+  const widget = node.widgets.find(w => w.name === name), before = widget.value;
+  widget.value = value; return before; }"""
+# Pictures and steps that arrive while TrainLoRA runs; those of other nodes do not count.
+WATCH = """() => { window.__pictures = 0; window.__step = 0;
+  const of = e => window.app.graph._nodes.find(n => n.id == (e.detail.nodeId ?? e.detail.node))?.type;
+  const mine = e => of(e) === 'ACEStepTrainLoRA';
+  window.app.api.addEventListener('b_preview_with_metadata', e => { if (mine(e)) window.__pictures += 1; });
+  window.app.api.addEventListener('progress', e => { if (mine(e) && e.detail.max > 1000) window.__step = e.detail.value;
+  }); }"""
+BUTTON = """name => { const node = window.app.graph._nodes.find(n => n.type === 'ACEStepTrainLoRA');
+  const widget = node.widgets.find(w => w.name === name), view = window.app.canvas.ds;
+  const canvas = window.app.canvas.canvas.getBoundingClientRect(), y = (widget.y ?? widget.last_y) + 10;
+  return [canvas.x + (node.pos[0] + node.size[0] / 2 + view.offset[0]) * view.scale,
+    canvas.y + (node.pos[1] + y + view.offset[1]) * view.scale]; }"""
 REPORTS = """() => Object.fromEntries(window.app.graph._nodes.map(
   n => [n.type, n.widgets?.find(w => w.name === 'report')?.value]))"""
 
@@ -88,8 +104,13 @@ def test_run_makes_sound_of_the_right_length_and_saves_no_reports(page, file, br
     """One run for both: some workflows take a minute."""
     browser_host.post("/free", {"unload_models": True, "free_memory": True})  # what is cached says nothing
     page.wait_for_timeout(1000)
+    usual = page.evaluate(SET, FEWER[file.stem]) if file.stem in FEWER else None
+    page.evaluate(WATCH)
     ending, detail = press_run(page, 600)
     assert ending == "execution_success", detail
+    if file.stem in FEWER:
+        assert page.evaluate("() => window.__pictures") > 0
+        page.evaluate(SET, [*FEWER[file.stem][:2], usual])
     players = PLAYERS.get(file.stem, [30.0])
     page.wait_for_function(LOADED, arg=len(players))
     assert sorted(page.evaluate(AUDIO)) == pytest.approx(sorted(players))
@@ -98,6 +119,24 @@ def test_run_makes_sound_of_the_right_length_and_saves_no_reports(page, file, br
     for kind, words in SAID.items():
         assert kind not in reports or words in reports[kind], kind
     check_nothing_saved(page, file)
+
+
+@pytest.mark.parametrize("file", [WORKFLOWS[0].with_name("train_lora.json")], indirect=True, ids=["train_lora"])
+def test_stop_and_keep_is_a_button_that_ends_the_run_with_a_result(page, file):
+    for name, value in (("name", "stopped"), ("steps", 5000)):
+        page.evaluate(SET, ["ACEStepTrainLoRA", name, value])
+    page.evaluate(WATCH)
+    show_all(page)
+    page.evaluate("() => { window.__events.length = 0; }")
+    page.locator("[data-testid='queue-button']").first.click()
+    page.wait_for_function("() => window.__step >= 3", timeout=120_000)
+    page.mouse.click(*page.evaluate(BUTTON, "stop and keep"))
+    page.wait_for_function("() => window.__events.length > 0", timeout=120_000)
+    kind, detail = page.evaluate("() => window.__events[0]")
+    assert kind == "execution_success", detail
+    page.wait_for_timeout(500)
+    report = page.evaluate(REPORTS)["ACEStepTrainLoRA"]
+    assert "of 5000 steps; what was learned is kept" in report and "saved: loras/stopped_00001_" in report
 
 
 def check_nothing_saved(page, file):

@@ -12,17 +12,19 @@ from hostlib import ROOT
 from safetensors.torch import load_file
 from sounds import write_songs
 
-BUILD, LABEL, TRAIN, APPLY = "70", "71", "72", "73"
+BUILD, LABEL, TRAIN, APPLY, OPTIONS = "70", "71", "72", "73", "74"
 TWIN = ROOT / "workflows" / "api" / "train_lora.json"
 STOP = "/acestep/training/stop"
 USUAL = {
-    "preset": "own",
+    "preset": "12 GB",
     "kind": "lora",
     "rank": 4,
     "steps": 3,
     "learning_rate": 0.001,
     "seed": 1,
     "if_there": "resume",
+}
+SETTINGS = {
     "targets": "attention",
     "alpha": -1.0,
     "dropout": 0.0,
@@ -43,9 +45,11 @@ USUAL = {
     "crop_seconds": 0.0,
     "duration": "song",
     "recompute": "auto",
+    "warmup": -1,
     "checkpoint_every": 100,
     "keep": 2,
     "validate_every": 0,
+    "validation_points": 8,
     "validation_songs": 0,
     "sample_every": 0,
 }
@@ -57,10 +61,17 @@ def build(folder="my_songs"):
 
 
 def training(name, folder="my_songs", **changes):
-    """Load, build, train."""
+    """Load, build, train, with changes of either node."""
     wires = {"model": [p.LOAD, 0], "conditioner": [p.LOAD, 1], "vae": [p.LOAD, 2], "dataset": [BUILD, 0]}
-    train = {"class_type": "ACEStepTrainLoRA", "inputs": {**wires, "name": name, **USUAL, **changes}}
-    return {p.LOAD: p.load(precision="fp32"), BUILD: build(folder), TRAIN: train}
+    widgets = {**USUAL, **{key: value for key, value in changes.items() if key not in SETTINGS}}
+    settings = {**SETTINGS, **{key: value for key, value in changes.items() if key in SETTINGS}}
+    inputs = {**wires, "name": name, **widgets, "options": [OPTIONS, 0]}
+    return {
+        p.LOAD: p.load(precision="fp32"),
+        BUILD: build(folder),
+        OPTIONS: p.node("ACEStepTrainingOptions", **settings),
+        TRAIN: {"class_type": "ACEStepTrainLoRA", "inputs": inputs},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +110,12 @@ def learned(host):
     return read
 
 
+def contents(folder):
+    """Every file below a folder, with its bytes and when it was written."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
 def at_step(number, act):
     """Does something once the trainer tells of that step."""
     done = []
@@ -130,6 +147,8 @@ def test_the_shipped_workflow_trains_and_plays_in_one_prompt(host, learned):
     pictures = [e["body"] for e in run.events if e["type"] == "binary" and b"\xff\xd8\xff" in e["body"][:400]]
     assert pictures and any(e["type"] == "progress" and e["data"]["node"] == train for e in run.events)
     text = run.text(train)
+    assert "preset 12 GB: rank 64, batch 1, " in text and "self attention and cross attention" in text
+    assert "adamw, learning rate 0.0001" in text
     assert "8 steps" in text and "saved: loras/shipped_00001_.safetensors" in text and "memory: about" in text
     (picture,) = run.outputs[train]["images"]
     file = host.base / picture["type"] / picture["subfolder"] / picture["filename"]
@@ -180,6 +199,56 @@ def test_stop_and_keep(host, encoded, learned):
     assert host.post(STOP, {}) == (404, {"error": "nothing is being trained"})
 
 
+def test_stop_while_songs_are_encoded(host, runs, good_song):
+    """Nothing is learned by then; what is encoded is not encoded again."""
+    asked = []
+
+    def stop(host, event):
+        if not asked and event["type"] == "binary" and b"preparing song 1" in event["body"]:
+            asked.append(host.post(STOP, {"node": TRAIN}))
+
+    run = host.run(training("early", steps=5000), on_event=stop)
+    assert asked == [(200, {"stopping": [TRAIN]})]
+    assert not run.ok and "stopped before anything was learned" in run.message
+    assert not list((runs / "early").glob("checkpoints/*")) and not (runs / "early" / "run.json").exists()
+    assert host.post(STOP, {}) == (404, {"error": "nothing is being trained"})
+    good_song()
+
+
+def test_a_sample_that_cannot_be_written_ends_no_run(host, encoded, runs):
+    samples = runs / encoded("no_samples") / "samples"
+    samples.write_bytes(b"a file where a folder should be")
+    run = host.run(training("no_samples", sample_every=1))
+    assert run.ok, run.message
+    said = run.text(TRAIN)
+    assert said.count("no sample at step ") == 1 and "no sample at step 1: " in said and "3 steps, " in said
+    assert samples.read_bytes() == b"a file where a folder should be"
+
+
+def test_a_deleted_run_is_trained_again(host, encoded, runs):
+    assert host.run(training(encoded("deleted"), steps=1)).ok
+    assert TRAIN in host.run(training("deleted", steps=1)).cached
+    shutil.rmtree(runs / "deleted")
+    encoded("deleted")
+    run = host.run(training("deleted", steps=1))
+    assert run.ok and TRAIN not in run.cached, run.message
+    assert "1 step, " in run.text(TRAIN) and (runs / "deleted" / "final" / "deleted.safetensors").is_file()
+
+
+def test_a_result_is_used_without_any_training(host, first):
+    run = host.run(training("first", if_there="use", rank=77, steps=99))
+    assert run.ok, run.message
+    said = run.text(TRAIN)
+    assert "finished after 3 steps; nothing was trained" in said and "saved: loras/first_00001_.safetensors" in said
+    assert not any("preparing song" in json.dumps(event["data"]) for event in run.events if "data" in event)
+    assert run.outputs[TRAIN]["images"]
+
+
+def test_what_differs_from_the_usual_is_said(first):
+    assert first.text(OPTIONS) == "not as usual: accumulation 2, hint_share 0.0, validate_every 0"
+    assert "preset 12 GB: nothing; all else as Training Options says" in first.text(TRAIN)
+
+
 def test_a_deleted_result_is_put_back(host, first):
     file = host.base / "models" / "loras" / "first_00001_.safetensors"
     before = file.read_bytes()
@@ -204,6 +273,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(host, good_song):
         ({"name": "../out"}, "name: expected a plain name"),
         ({"preset": "6 GB"}, "preset"),
         ({"targets": "everything"}, "targets"),
+        ({"kind": "dora"}, "kind"),
         ({"steps": -1}, "steps"),
     ):
         run = host.run(training(**{"name": "never", **changes}))
@@ -211,18 +281,21 @@ def test_what_cannot_be_is_refused_before_anything_runs(host, good_song):
     good_song()
 
 
-def test_bad_input_is_told_and_leaves_nothing(host, encoded, runs, good_song):
+def test_bad_input_is_told_and_leaves_nothing(host, first, runs, good_song):
     (host.base / "input" / "empty").mkdir(exist_ok=True)
+    before = contents(runs / "first")
     for prompt, message in (
         (training("bad", folder="empty"), "empty"),
         (training("bad", folder="not_there"), "not_there"),
         (training("bad", alpha=0.0), "alpha must be above 0"),
-        (training("bad", kind="dora"), "kind"),
+        (training("bad", warmup=3), "warmup must be shorter than the 3 steps"),
+        (training("bad", if_there="use"), "bad has no result of a run that ended"),
         (training("first", rank=8), "rank: the run has 4, now 8"),
     ):
         run = host.run(prompt)
         assert not run.ok and message in (run.message or json.dumps(run.entry)), run.message
     assert not (runs / "bad").exists()
+    assert contents(runs / "first") == before
     good_song()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -171,6 +172,17 @@ def test_the_picture_shows_falling_losses_as_falling(pack, points):
     assert any(y > 250 and x > 600 for x, y in pixels(picture, ORANGE))
 
 
+def test_the_validation_before_the_first_step_has_its_dot(pack, points):
+    draw = pack("host.loss_picture").loss_picture
+    plain, dotted = (draw(points([1.0, 0.8, 0.6]), "", first) for first in (None, (0, 0.9)))
+    assert not [at for at in pixels(plain, ORANGE) if at[1] > 40]
+    dot = [at for at in pixels(dotted, ORANGE) if at[1] > 40]
+    assert min(x for x, _ in dot) == 64 - 3 and max(x for x, _ in dot) == 64 + 3  # the left edge is step 0
+    low, high = 0.6 - 0.032, 1.0 + 0.032
+    middle = sum(y for _, y in dot) / len(dot)
+    assert abs(middle - (324 - (0.9 - low) / (high - low) * (324 - 40))) < 1
+
+
 @pytest.mark.parametrize("losses", [[], [0.5], [0.5] * 9, [math.nan, math.inf], [0.0, 0.0]])
 def test_the_picture_of_little_is_no_error(pack, points, losses):
     assert pack("host.loss_picture").loss_picture(points(losses), "").size == (640, 360)
@@ -194,6 +206,97 @@ def test_stop_reaches_the_run_of_its_node_only(pack, monkeypatch):
         assert event.is_set()
         assert stop.stop_answer("")[0] == 200
     assert stop.stop_answer("")[0] == 404
+
+
+def test_a_run_that_begins_while_one_is_stopped_is_no_error(pack):
+    trainings = pack("host.stop_training").TRAININGS
+
+    class Late(str):
+        """Compared with a name, it has another run begin: the server's thread and the worker's are two."""
+
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            trainings._running[f"late {len(trainings._running)}"] = None
+            return False
+
+    with trainings.running():
+        assert trainings.stop(Late("7")) == []
+    trainings._running.clear()
+
+
+@pytest.fixture
+def watcher(pack, monkeypatch):
+    """watcher.at(seconds) sets the clock of a watcher, whose lines are in `said`."""
+    module, now, said = pack("host.training_watch"), [0.0], []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    made = module.HostWatcher(SimpleNamespace(say=said.append), None, None)
+    made.said, made.at = said, lambda seconds: now.__setitem__(0, seconds)
+    return made
+
+
+@pytest.fixture
+def plan(core, tmp_path):
+    """plan(history, validation) -> what a run of ten steps says at its start."""
+    module = core("training.job")
+
+    def make(history=(), validation=None):
+        start = history[-1].step if history else 0
+        return module.RunPlan(tmp_path, start, 10, 1, 1, 1, False, validation, tuple(history))
+
+    return make
+
+
+def test_the_time_left_counts_all_that_a_step_takes(watcher, plan, points):
+    before, *after = points([0.5] * 10)
+    watcher.at(100.0)
+    watcher.started(plan([before]))
+    for number, point in enumerate(after[:4], 1):
+        watcher.at(100.0 + 3 * number)  # 0.5 s of it the step itself
+        watcher.point(point)
+    assert watcher.said[-1] == "step 5 of 10, average 0.5000, 3.00 s a step, 15 s left"
+    assert (watcher.seconds, len(watcher.session)) == (12.0, 4)
+
+
+def test_the_peak_is_that_of_this_session(watcher, plan, points):
+    old, *new = (
+        dataclasses.replace(point, peak_bytes=size) for point, size in zip(points([1] * 3), (9, 2, 3), strict=True)
+    )
+    watcher.started(plan([old]))
+    assert watcher.peak_bytes == 0
+    for point in new:
+        watcher.point(point)
+    assert watcher.peak_bytes == 3
+
+
+@pytest.mark.parametrize(
+    ("checks", "expected"), [({}, (0, 0.7)), ({2: 0.6}, (0, 0.7)), ({1: 0.7}, None)], ids=["new", "old", "drawn"]
+)
+def test_where_the_first_validation_belongs(watcher, plan, points, checks, expected):
+    watcher.started(plan(points([0.5] * 3, checks)[: max(checks, default=0)], 0.7))
+    assert watcher._first() == expected
+
+
+@pytest.mark.parametrize("error", [OSError("disk"), RuntimeError("disk\nmore"), ValueError("disk")])
+def test_a_failed_sample_is_said_once_and_ends_no_run(watcher, error):
+    def fail(*_):
+        raise error
+
+    watcher._samples = SimpleNamespace(make=fail)
+    watcher.sample(None, 10)
+    watcher.sample(None, 20)
+    assert watcher.told == ["no sample at step 10: disk"] == watcher.said
+
+
+def test_cancel_in_a_sample_is_a_cancel(watcher):
+    import comfy.model_management as management
+
+    def cancel(*_):
+        raise management.InterruptProcessingException
+
+    watcher._samples = SimpleNamespace(make=cancel)
+    with pytest.raises(management.InterruptProcessingException):
+        watcher.sample(None, 10)
 
 
 def test_the_route_is_added_once(pack, monkeypatch):
@@ -221,7 +324,7 @@ def routes_of(found):
 
 
 def test_times_are_told_as_people_say_them(pack):
-    said = pack("host.training_watch").duration
+    said = pack("host.training_watch").in_time
     assert [said(n) for n in (0.4, 89, 90, 3600, 5400, 7500)] == [
         "0 s",
         "89 s",

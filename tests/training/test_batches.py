@@ -140,3 +140,14 @@ def test_songs_that_cannot_be_trained_on(change, message):
     data = songs(20)
     with pytest.raises(ValueError, match=message):
         draws(replace(data, examples=(replace(data.examples[0], **change),)))
+
+
+@pytest.mark.parametrize(("count", "points"), [(8, 16), (4, 16), (2, 16), (8, 64)])
+def test_songs_meet_other_times_in_every_round_of_the_grid(count, points):
+    """Eight times: a song meets as many of them as it has points, and each time is met as often as the others."""
+    grid = draws(songs(*[20] * count), "turbo", validation_points=points).grid()
+    met = {}
+    for item in grid:
+        met.setdefault(int(item.clean[0, 0]), []).append(round(float(item.t), 6))
+    assert len(met) == count and all(len(set(times)) == points // count for times in met.values())
+    assert set(Counter(time for times in met.values() for time in times).values()) == {points // 8}

@@ -14,6 +14,7 @@ from acestep_models.pipelines.encode import encode_song, encode_songs
 from acestep_models.pipelines.listen import Source, check_sound, encode_source, posterior_noise, source_codes
 from acestep_models.pipelines.load import open_models
 from acestep_models.runtime import PlainRuntime
+from acestep_models.tasks import instruction
 from acestep_models.training import song as song_of
 from acestep_models.training.conditions import PROFILE, PrepareOptions, prepare
 from acestep_models.training.data.clip import Clip, Dataset
@@ -133,6 +134,7 @@ def test_tensors_can_be_trained_on_where_the_host_is_in_inference_mode(cheap, ru
             assert torch.allclose(weight.grad[:, 0], tensor.sum(0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_posterior_has_its_seed(cheap, run):
     mean, first = run([clip()]).examples[0], run([clip()], posterior="sample", seed=1).examples[0]
     assert torch.equal(run([clip()], posterior="sample", seed=1).examples[0].latents, first.latents)
@@ -202,8 +204,41 @@ def test_a_silent_song_is_left_out_and_named(cheap, run):
 
 
 def test_words_that_are_too_long_name_the_song(cheap, run):
-    with pytest.raises(ValueError, match=r"^a\.wav: .*256"):
+    with pytest.raises(ValueError, match=r"a\.wav: caption.*256"):
         run([clip(said=Blueprint(caption="word " * 400))])
+
+
+def test_all_words_that_are_too_long_are_named_before_a_song_is_heard(cheap, run, encoded, tmp_path):
+    long, folder = Blueprint(caption="word " * 400, lyrics="la " * 3000), tmp_path / "prepared"
+    songs = [clip("good.wav"), clip("a.wav", said=long), clip("b.wav", said=replace(long, caption="short"))]
+    with pytest.raises(ValueError, match="longer than the model reads") as caught:
+        run(songs, folder=folder)
+    lines = str(caught.value).splitlines()[1:-1]
+    assert [line.split(":")[:2] for line in lines] == [
+        ["a.wav", " caption, with tag and facts"],
+        ["a.wav", " lyrics"],
+        ["b.wav", " lyrics"],
+    ]
+    assert lines[0].endswith(" tokens, at most 256") and lines[2].endswith(" tokens, at most 2048")
+    assert encoded == [] and not folder.exists()
+
+
+def test_the_count_before_is_that_of_the_encoder(cheap, run, models):
+    """A caption of exactly 256 tokens with its facts is encoded, one of 257 is named."""
+    facts = "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 1 seconds\n"
+
+    def counted(task, caption):
+        sentence = instruction(task).removesuffix(":") + ":"
+        prompt = f"# Instruction\n{sentence}\n\n# Caption\n{caption}\n\n# Metas\n{facts}<|endoftext|>\n"
+        return len(models.conditioner.tokenizer.encode_prompt(prompt))
+
+    def tokens(caption):
+        return max(counted(task, caption) for task in ("text2music", "text2music+codes"))
+
+    fits = "x" * next(count for count in range(1, 3000) if tokens("x" * (count + 1)) > 256)
+    run([clip(said=Blueprint(caption=fits))])
+    with pytest.raises(ValueError, match=f"{tokens(fits + 'x')} tokens, at most 256"):
+        run([clip(said=Blueprint(caption=fits + "x"))])
 
 
 def test_the_rest_of_a_long_song_is_cut_off(cheap, run):
@@ -264,3 +299,24 @@ def test_songs_of_another_trainer(cheap, run, models, tmp_path):
     torch.save({"target_latents": latents, "encoder_hidden_states": tokens[:, :8]}, theirs)
     with pytest.raises(ValueError, match="theirs.pt: its tensors are 8 wide, the model reads"):
         run(read_manifest(tmp_path), folder=tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_said(cheap, run, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="file: is a file, but a folder is needed there.*choose another"):
+        run([clip()], folder=tmp_path / "file" / "prepared")
+
+
+def test_a_manifest_that_cannot_be_written_is_said(cheap, run, tmp_path):
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(ACEStepError, match="the prepared songs cannot be kept there.*Make room"):
+        run([clip()])
+    assert len(list(tmp_path.glob("*.pt"))) == 1 and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_crop_does_not_change_what_is_prepared_already(cheap, run, tmp_path):
+    run([clip()], folder=tmp_path / "first")
+    dataset = read_manifest(tmp_path / "first")
+    notes = run(dataset, folder=tmp_path / "second", duration="crop", crop_frames=20).notes
+    assert notes == ("a.wav: its tensors name the duration that they were prepared with, not a crop's",)
+    assert run(dataset, folder=tmp_path / "third").notes == ()

@@ -73,13 +73,29 @@ def handle(value=1.0):
 
 
 LISTENER = SimpleNamespace(model=handle(), name="tiny")
-CONDITIONER = SimpleNamespace(code_tokenizer=handle())
+WORDS = SimpleNamespace(encode_prompt=str.split)  # a token a word
+CONDITIONER = SimpleNamespace(code_tokenizer=handle(), tokenizer=WORDS)
 VAE = handle()
 
 
 def run(clips, runtime=None, lm=LISTENER, **options):
     dataset = clips if isinstance(clips, Dataset) else Dataset("songs", tuple(clips))
     return label(runtime or PlainRuntime(), lm, CONDITIONER, VAE, dataset, LabelOptions(**options))
+
+
+def test_words_of_the_user_that_are_too_long_are_said_before_anything_is_heard(asked):
+    long = Blueprint(caption="word " * 300, lyrics="la " * 3000)
+    heard = replace(long, filled=frozenset({"caption", "lyrics"}))
+    clips = [clip("good.wav"), clip("a.wav", long, 230.0), clip("b.wav", replace(long, caption="short"), 240.0)]
+    with pytest.raises(ValueError, match="longer than the model reads") as caught:
+        run(clips)
+    assert [line.split(" tokens")[0].rsplit(" ", 1)[0] for line in str(caught.value).splitlines()[1:-1]] == [
+        "a.wav: caption, with tag and facts:",
+        "a.wav: lyrics:",
+        "b.wav: lyrics:",
+    ]
+    assert asked == []
+    run([clip("c.wav", heard)])  # nobody wrote that
 
 
 def test_everything_unset_is_filled(asked):
@@ -218,3 +234,12 @@ def test_the_tiny_planner_hears_what_understand_audio_hears(tiny_2b_split):
     for name in ("caption", "lyrics", "bpm", "key", "time_signature", "language"):
         assert getattr(made.blueprint, name) == getattr(song, name) and song.is_set(name)
     assert made.genre == song.genres and made.blueprint.bpm == 97
+
+
+@pytest.mark.parametrize("folder", ["file/labels", "file"])
+def test_a_label_that_cannot_be_kept_is_still_a_label(asked, tmp_path, folder):
+    (tmp_path / "file").write_text("x")
+    made = run([clip("a.wav"), clip("b.wav", pitch=330.0)], kept=tmp_path / folder)
+    assert [one.blueprint.caption for one in made.clips] == ["heard caption"] * 2
+    (note,) = made.notes
+    assert str(tmp_path / folder) in note and "labels could not be kept" in note

@@ -161,3 +161,10 @@ def test_wrong_wishes_are_refused():
     wrong = SimpleNamespace(**{**vars(options()), "optimizer": "sgd"})
     with pytest.raises(ValueError, match="optimizer: expected one of adamw"):
         estimate(TINY, wrong, 100, 10, HALF)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_say_only_what_memory_and_time_depend_on(name):
+    """kind, optimizer and accumulation are the user's."""
+    assert set(PRESETS[name]) <= {"rank", "steps", "batch", "recompute", "targets"}
+    assert ("targets" in PRESETS[name]) == (name == "24 GB")

@@ -12,7 +12,7 @@ from acestep_models.training.options import FREE, TrainOptions
 
 def test_the_recommended_recipe():
     options = TrainOptions()
-    assert (options.rank, options.scale_alpha, options.learning_rate, options.accumulation) == (64, 64.0, 1e-4, 4)
+    assert (options.rank, options.scale_alpha, options.rate, options.accumulation) == (64, 64.0, 1e-4, 4)
     assert (options.clip, options.dropout, options.crop_frames) == (1.0, 0.0, 0)
     assert options.targets == ("self_attention", "cross_attention")
 
@@ -56,3 +56,30 @@ def test_what_is_refused(values, message):
 
 def test_shares_may_be_whole():
     assert TrainOptions(condition_dropout=1.0, hint_share=1.0).hint_share == 1.0
+
+
+def test_no_frame_of_a_crop_is_lost_to_rounding():
+    """0.1 s is 2.5 frames, counted here in whole numbers; 9.2 s are 230."""
+    for tenths in range(4, 3000):
+        assert TrainOptions(crop_seconds=tenths / 10).crop_frames == tenths * 25 // 100 * 10, tenths
+
+
+@pytest.mark.parametrize(
+    ("values", "rate"),
+    [
+        ({}, 1e-4),
+        ({"optimizer": "adamw8bit"}, 1e-4),
+        ({"optimizer": "prodigy"}, 1.0),
+        ({"optimizer": "prodigy", "learning_rate": 0.5}, 0.5),
+        ({"learning_rate": 0.0}, 0.0),
+    ],
+)
+def test_the_usual_rate_is_the_optimizers(values, rate):
+    options = TrainOptions.from_json(values)
+    assert options.rate == rate and options.doubts == ()
+
+
+def test_a_prodigy_that_learns_nothing_is_doubted():
+    (said,) = TrainOptions(optimizer="prodigy", learning_rate=1e-4).doubts
+    assert "learning_rate is 0.0001" in said and "1 is usual" in said
+    assert TrainOptions(optimizer="prodigy", learning_rate=0.0).doubts == ()

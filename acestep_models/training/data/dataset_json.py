@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from typing import Any
 
 from ...blueprint import INSTRUMENTAL
 from ...blueprint_fields import shown
+from ..files import write_text
 from .clip import MAX_RATIO, TAG_POSITIONS, Clip, Dataset
 from .rows import Row, tails
 from .said import clip_of, said
@@ -212,15 +212,7 @@ def write_dataset(dataset: Dataset, path: Path) -> None:
         "genre_ratio": dataset.genre_ratio,
     }
     data = {"metadata": about, "samples": [_sample(dataset, clip, path.parent) for clip in dataset.clips]}
-    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
 
 
 def _sample(dataset: Dataset, clip: Clip, root: Path) -> dict[str, Any]:

@@ -104,5 +104,6 @@ def run(folder, decoder=None, data=None, watcher=None, variant="base", runtime=N
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    given = json.loads(sys.argv[2])
-    run(sys.argv[1], watcher=Watch(given.pop("stop", None)), **given)
+    words = globals().get("WORDS") or sys.argv[1:]
+    given = json.loads(words[1])
+    run(words[0], watcher=Watch(given.pop("stop", None)), **given)

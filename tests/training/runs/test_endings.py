@@ -13,7 +13,14 @@ import torch
 from acestep_models.adapters.files import read_adapter
 from acestep_models.errors import ACEStepError, Cancelled
 from acestep_models.runtime import PlainRuntime
+from acestep_models.training import checkpoint as checkpoint_module
+from acestep_models.training import loop as loop_module
 from acestep_models.training import step as step_module
+from acestep_models.training.around import Around, RunPlan
+from acestep_models.training.checkpoint import Checkpoints, Counters
+from acestep_models.training.loop import Loop
+from acestep_models.training.metrics import Metrics
+from acestep_models.training.options import TrainOptions
 
 
 class CancelAt(PlainRuntime):
@@ -82,6 +89,160 @@ def test_stop_and_keep_gives_a_result(kit, tmp_path):
     assert facts.conditioning == "acestep-15 inference"
     assert facts.metadata["steps"] == "3"
     assert json.loads(facts.metadata["training"])["rank"] == 4
+
+
+def test_a_result_says_how_good_it_is(kit, tmp_path, monkeypatch):
+    """Stopped between two validations, it is measured once more."""
+    losses = iter((3.0, 2.0, 1.0))
+    monkeypatch.setattr(step_module.Stepper, "validate", lambda _: next(losses))
+    result = kit.run(tmp_path / "run", watcher=kit.Watch(stop=3), checkpoint_every=100, validate_every=2)
+    assert result.validation == (3.0, 1.0)  # before, after step 2, after step 3
+    said = json.loads((tmp_path / "run" / "checkpoints" / "step_000003" / "checkpoint.json").read_text())
+    assert said["validation"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param(8, id="first", marks=pytest.mark.slow),
+        pytest.param(8 + 2 * 3 + 3, id="in the middle"),
+        pytest.param(8 + 2 * 3 + 8 + 2 * 3 + 5, id="last", marks=pytest.mark.slow),
+    ],
+)
+def test_cancel_in_a_validation_loses_nothing(kit, tmp_path, last_state, metrics, same, calls):
+    """Asked once an item: 8 of a validation (before step 1, after 3 and 6), 2 of a step."""
+    options = {"checkpoint_every": 3, "validate_every": 3}
+    with pytest.raises(Cancelled):
+        kit.run(tmp_path / "run", runtime=CancelAt(calls), **options)
+    kit.run(tmp_path / "run", **options)
+    kit.run(tmp_path / "whole", **options)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert same(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
+    listed = [sorted((tmp_path / name / "checkpoints").glob("*/checkpoint.json")) for name in ("run", "whole")]
+    ours, theirs = ([json.loads(path.read_text())["validation"] for path in paths] for paths in listed)
+    assert ours == theirs
+    assert None not in ours
+    ours, theirs = (json.loads((tmp_path / name / "final" / "result.json").read_text()) for name in ("run", "whole"))
+    assert ours["validation"] == theirs["validation"]
+
+
+@pytest.mark.parametrize("where", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_interrupt_in_a_save_loses_nothing(kit, tmp_path, monkeypatch, last_state, same, where):
+    """Ctrl-C while the checkpoint of a step is written: it is written then, and the interrupt goes on."""
+    saves, real = SimpleNamespace(count=0), torch.save
+
+    def interrupted(*inputs):
+        saves.count += 1
+        if saves.count == where:
+            raise KeyboardInterrupt
+        real(*inputs)
+
+    monkeypatch.setattr(checkpoint_module.torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kit.run(tmp_path / "run")
+    assert saves.count == where + 1
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step_{2 * where:06d}"
+    kit.run(tmp_path / "run")
+    kit.run(tmp_path / "whole")
+    assert same(last_state(tmp_path / "run"), last_state(tmp_path / "whole"))
+
+
+def test_a_refused_save_is_not_tried_twice(kit, tmp_path, monkeypatch):
+    tries = []
+
+    def full(*inputs):
+        tries.append(inputs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module.torch, "save", full)
+    with pytest.raises(ACEStepError, match="the checkpoint of step 2 could not be written"):
+        kit.run(tmp_path / "run")
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("broken", ["adapter", "say"])
+def test_an_error_in_the_rescue_does_not_hide_the_first(kit, tmp_path, monkeypatch, broken):
+    def fail(*_, **__):
+        raise TypeError("unsupported format string")
+
+    watch = kit.Watch()
+    if broken == "say":
+        watch.say = fail
+    else:
+        monkeypatch.setattr(loop_module.Loop, "adapter", fail)
+    with pytest.raises(Cancelled):
+        kit.run(tmp_path / "run", watcher=watch, runtime=CancelAt(4), checkpoint_every=100)
+    assert watch.words == (
+        [] if broken == "say" else ["What was learned since the last checkpoint is lost: unsupported format string"]
+    )
+
+
+def test_a_log_that_cannot_be_written_ends_no_run(kit, tmp_path, monkeypatch, metrics):
+    """Said once; the lines follow when there is room again."""
+    real, tries = loop_module.Metrics._write, SimpleNamespace(count=0)
+
+    def full(self):
+        tries.count += 1
+        self.path = tmp_path / ("gone" if tries.count < 4 else "run") / "metrics.jsonl"
+        real(self)
+
+    monkeypatch.setattr(loop_module.Metrics, "_write", full)
+    watch = kit.Watch()
+    result = kit.run(tmp_path / "run", watcher=watch)
+    assert len(watch.points) == 6
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    assert result.notes == tuple(watch.words)
+    assert len(watch.words) == 1
+    assert str(tmp_path / "gone" / "metrics.jsonl") in watch.words[0]
+    assert "make room on that disk before the next checkpoint" in watch.words[0]
+
+
+def test_a_pointer_that_cannot_be_written_is_no_failed_checkpoint(kit, tmp_path):
+    kit.run(tmp_path / "run", watcher=kit.Watch(stop=1))
+    (tmp_path / "run" / "checkpoints" / "latest").unlink()
+    (tmp_path / "run" / "checkpoints" / "latest" / "of somebody").mkdir(parents=True)
+    result = kit.run(tmp_path / "run", steps=2)
+    assert result.steps == 2
+    assert any("latest could not be written" in note for note in result.notes)
+    assert (tmp_path / "run" / "checkpoints" / "step_000002").is_dir()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_validation_that_is_no_number_is_never_the_best(tmp_path, bad):
+    checkpoints = Checkpoints(tmp_path)
+    for step, loss in ((1, 0.5), (2, bad), (3, 0.75)):
+        folder = checkpoints.folder / f"step_{step:06d}"
+        folder.mkdir(parents=True)
+        listed = checkpoint_module._contents(folder, Counters(step=step, last=loss, measured=step))
+        assert (listed["validation"] is None) == (step == 2)
+        (folder / "checkpoint.json").write_text(json.dumps({**listed, "validation": loss}))  # as it was written once
+    assert checkpoints.best(3) == (checkpoints.folder / "step_000001", 0.5)
+    checkpoints.prune(3, keep=1)
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["step_000001", "step_000003"]
+
+
+def test_a_run_whose_validations_are_no_numbers(kit, tmp_path, monkeypatch):
+    losses = iter((2.0, float("nan"), 1.0, float("nan")))
+    monkeypatch.setattr(step_module.Stepper, "validate", lambda _: next(losses))
+    watch = kit.Watch()
+    result = kit.run(tmp_path / "run", watcher=watch, validate_every=2)
+    assert result.validation is None
+    assert watch.words == ["A validation loss was not a finite number: it does not count."]
+    assert result.notes[-1] == (
+        f"The validation loss is lowest, 1, in {tmp_path / 'run' / 'checkpoints' / 'step_000004'}."
+    )
+    assert not any("NaN" in path.read_text() for path in (tmp_path / "run").rglob("*.json*"))
+
+
+def test_the_peak_is_the_runs_own(tmp_path, monkeypatch):
+    asked, card = [], torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    draws = SimpleNamespace(options=TrainOptions(steps=1, validate_every=0))
+    stepper = SimpleNamespace(device=card, draws=draws, clear=lambda: None)
+    metrics, counters = Metrics(tmp_path), Counters(step=1)
+    loop = Loop(stepper, None, None, None, Checkpoints(tmp_path), metrics, Around(), None, counters=counters)
+    assert not loop.run(RunPlan(tmp_path, 1, 1, 1, 1, 1, recompute=False))
+    assert asked == [card]
 
 
 @pytest.mark.slow
@@ -188,7 +349,7 @@ def test_room_is_asked_for_before_the_start(kit, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=100_000))
     with pytest.raises(ACEStepError, match=r"the run needs 0\.\d GB there .*Make room, keep fewer checkpoints"):
         kit.run(tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_quantised_weights_are_refused(kit, tmp_path):
