@@ -170,3 +170,40 @@ def fake_gpu(pack, monkeypatch):
 
     yield budget
     forget()
+
+
+@pytest.fixture
+def model(pack, tiny_2b_split):
+    """The tiny decoder as LoadDiT makes it inside ComfyUI: in inference mode."""
+    import torch
+
+    with torch.inference_mode():
+        return pack("host.loader").load_decoder(tiny_2b_split.model, tiny_2b_split.model, "turbo", "fp32")
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch, pack):
+    """ComfyUI's output and loras folders, their own for each test."""
+    import folder_paths
+
+    (tmp_path / "loras").mkdir()
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    table = dict(folder_paths.folder_names_and_paths)
+    table["loras"] = ([str(tmp_path / "loras")], {".safetensors"})
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def velocity_of():
+    """velocity_of(decoder): what it says to fixed inputs."""
+    import torch
+
+    def ask(decoder):
+        random, config = torch.Generator().manual_seed(3), decoder.config
+        x, context = (torch.randn(1, 20, wide, generator=random) for wide in (64, 128))
+        tokens = torch.randn(1, 7, config.encoder_hidden_size, generator=random)
+        return decoder(x, context, tokens, torch.tensor([0.5]))
+
+    return ask

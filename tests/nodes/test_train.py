@@ -27,35 +27,6 @@ def digest(tensors):
 
 
 @pytest.fixture
-def model(pack, tiny_2b_split):
-    """The tiny decoder as LoadDiT makes it inside ComfyUI: in inference mode."""
-    with torch.inference_mode():
-        return pack("host.loader").load_decoder(tiny_2b_split.model, tiny_2b_split.model, "turbo", "fp32")
-
-
-@pytest.fixture
-def output(tmp_path, monkeypatch, pack):
-    """ComfyUI's output and loras folders, their own for each test."""
-    import folder_paths
-
-    (tmp_path / "loras").mkdir()
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
-    table = dict(folder_paths.folder_names_and_paths)
-    table["loras"] = ([str(tmp_path / "loras")], {".safetensors"})
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    return tmp_path
-
-
-def reader(decoder):
-    """Velocities of a decoder for fixed inputs."""
-    random, config = torch.Generator().manual_seed(3), decoder.config
-    x, context = (torch.randn(1, 20, wide, generator=random) for wide in (64, 128))
-    tokens = torch.randn(1, 7, config.encoder_hidden_size, generator=random)
-    return decoder(x, context, tokens, torch.tensor([0.5]))
-
-
-@pytest.fixture
 def songs(core):
     """songs(frames=..) -> prepared songs of random numbers, wide as the tiny conditioner's."""
 
@@ -254,14 +225,14 @@ def train(pack, options, output, songs, loaded):
     return go
 
 
-def test_16_the_input_model_is_as_it_was_after_training(pack, model, train):
+def test_16_the_input_model_is_as_it_was_after_training(pack, model, train, velocity_of):
     """spec/lora.md §6, test 16."""
     decoder = model.model.diffusion_model.decoder
     assert all(p.is_inference() for p in decoder.parameters())
 
     def state():
         with torch.inference_mode():
-            plays = reader(decoder).clone()
+            plays = velocity_of(decoder).clone()
             return digest({k: v.clone() for k, v in decoder.state_dict().items()}), digest({"out": plays})
 
     before = state(), list(decoder.state_dict()), [type(m) for m in decoder.modules()]

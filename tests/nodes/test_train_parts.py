@@ -14,48 +14,19 @@ ORANGE, BLUE = (255, 176, 64), (96, 178, 255)
 
 
 @pytest.fixture
-def model(pack, tiny_2b_split):
-    """The tiny decoder as LoadDiT makes it inside ComfyUI: in inference mode."""
-    with torch.inference_mode():
-        return pack("host.loader").load_decoder(tiny_2b_split.model, tiny_2b_split.model, "turbo", "fp32")
-
-
-@pytest.fixture
 def training(pack):
     return pack("host.training")
 
 
-@pytest.fixture
-def output(tmp_path, monkeypatch, pack):
-    """ComfyUI's output and loras folders, their own for each test."""
-    import folder_paths
-
-    (tmp_path / "loras").mkdir()
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
-    table = dict(folder_paths.folder_names_and_paths)
-    table["loras"] = ([str(tmp_path / "loras")], {".safetensors"})
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", table)
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    return tmp_path
-
-
-def reader(decoder):
-    """Velocities of a decoder for fixed inputs."""
-    random, config = torch.Generator().manual_seed(3), decoder.config
-    x, context = (torch.randn(1, 20, wide, generator=random) for wide in (64, 128))
-    tokens = torch.randn(1, 7, config.encoder_hidden_size, generator=random)
-    return decoder(x, context, tokens, torch.tensor([0.5]))
-
-
-def test_own_decoder_plays_as_the_model_and_can_be_trained_through(model, training):
+def test_own_decoder_plays_as_the_model_and_can_be_trained_through(model, training, velocity_of):
     theirs = model.model.diffusion_model.decoder
     assert next(theirs.parameters()).is_inference()
     with torch.inference_mode():
-        expected = reader(theirs)
+        expected = velocity_of(theirs)
         with torch.inference_mode(False):
             own = training.own_decoder(model, torch.device("cpu"))
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in own.state_dict().items())
-    assert (reader(own) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert (velocity_of(own) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert {type(layer) for layer in own.modules() if hasattr(layer, "weight")} <= {
         nn.Linear,
         nn.Conv1d,
@@ -66,7 +37,7 @@ def test_own_decoder_plays_as_the_model_and_can_be_trained_through(model, traini
     shared = {p.data_ptr() for p in theirs.parameters()} & {p.data_ptr() for p in own.parameters()}
     assert not shared
     own.layers[0].mlp.down_proj.weight.requires_grad_(True)
-    reader(own).square().sum().backward()
+    velocity_of(own).square().sum().backward()
     assert own.layers[0].mlp.down_proj.weight.grad.abs().sum() > 0
 
 
