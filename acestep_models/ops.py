@@ -25,29 +25,34 @@ _HALF = (torch.float16, torch.bfloat16)
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """Softmax attention with scale D^-0.5; each key head serves heads / kv consecutive query heads.
 
-    q [B, heads, Lq, D], k and v [B, kv, Lk, D] -> [B, heads, Lq, D]. `mask` is bool (True = may be seen) and
-    broadcasts to [B, heads, Lq, Lk]. `causal` needs Lq == Lk and no mask.
+    q [B, heads, Lq, D], k and v [B, kv, Lk, D] -> [B, heads, Lq, D]. `mask` is bool (True = may be seen), or
+    numbers to add in the dtype of q, and broadcasts to [B, heads, Lq, Lk]. `causal` needs Lq == Lk and no mask.
     """
     groups = q.shape[1] // k.shape[1]
     if groups == 1:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    if q.shape[2] == 1:
-        return _one_query(q, k, v, mask)
     # Grouped queries have a fused CUDA kernel only in half precision and without a mask; elsewhere torch would
-    # fall back to a full matrix of scores, which costs far more than repeated key heads.
-    if _HAS_GQA and mask is None and q.dtype in _HALF:
+    # fall back to a full matrix of scores.
+    if _HAS_GQA and mask is None and q.dtype in _HALF and q.shape[2] > 1:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+    if q.shape[2] == 1 or not (causal or _minds_the_query(mask)):
+        return _as_rows(q, k, v, mask)
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
 
-def _one_query(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The query heads of one key head as rows of one query: no key is copied. Alone, a query sees no future.
+def _minds_the_query(mask: Tensor | None) -> bool:
+    """Whether what may be seen depends on the query or on its head."""
+    return mask is not None and (mask.ndim < 4 or mask.shape[-2] > 1 or mask.shape[-3] > 1)
 
-    q [B, heads, 1, D] -> [B, heads, 1, D].
+
+def _as_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The query heads of one key head under one another as rows of one head: no key is copied.
+
+    q [B, heads, Lq, D] -> like q; Lq is 1 (alone, a query sees no future), or all queries see the same.
     """
     batch, heads, _, width = q.shape
-    rows = q.reshape(batch, k.shape[1], -1, width)  # [B, kv, heads / kv, D]
+    rows = q.reshape(batch, k.shape[1], -1, width)  # [B, kv, heads / kv · Lq, D]
     if mask is not None and mask.ndim > 2 and mask.shape[-3] == heads:
         mask = mask.unflatten(-3, (k.shape[1], -1)).squeeze(-2)  # [B, kv, heads / kv, Lk]
     return F.scaled_dot_product_attention(rows, k, v, attn_mask=mask).reshape(q.shape)

@@ -14,6 +14,8 @@ from torch import nn
 
 from .errors import Cancelled
 
+UNKNOWN_BYTES = 1 << 50  # more than anybody has: nothing is made smaller for it
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -47,6 +49,9 @@ class Runtime(Protocol):
 
     def device(self, handle: Handle[Any]) -> torch.device:
         """The device on which the network's inputs are expected."""
+
+    def free_bytes(self, handle: Handle[Any]) -> int:
+        """How much memory is free now on the device where the network computes, `UNKNOWN_BYTES` where nobody knows."""
 
     def loaded_share(self, handle: Handle[Any]) -> float:
         """How much of a placed network's weights lies on its device, 0 to 1; the rest is fetched at each use."""
@@ -84,6 +89,10 @@ class PartRuntime:
         """See `Runtime.device`."""
         return self.whole.device(handle)
 
+    def free_bytes(self, handle: Handle[Any]) -> int:
+        """See `Runtime.free_bytes`."""
+        return self.whole.free_bytes(handle)
+
     def loaded_share(self, handle: Handle[Any]) -> float:
         """See `Runtime.loaded_share`."""
         return self.whole.loaded_share(handle)
@@ -118,6 +127,13 @@ class PlainRuntime:
     def device(self, handle: Handle[Any]) -> torch.device:
         """This runtime's device."""
         return self._device
+
+    def free_bytes(self, handle: Handle[Any]) -> int:
+        """What a card says beside torch's own cache; of the main memory torch knows nothing."""
+        if self._device.type != "cuda":
+            return UNKNOWN_BYTES
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return int(torch.cuda.mem_get_info(self._device)[0] + cached)
 
     def loaded_share(self, handle: Handle[Any]) -> float:
         """Everything, always."""

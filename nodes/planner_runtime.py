@@ -19,11 +19,13 @@ class PlannerRuntime(HostRuntime):
         self.warning = ""
 
     def place(self, handle: Handle[Any], reserve_bytes: int = 0) -> Any:
-        """As everywhere; then look whether all of the planner lies there."""
+        """As everywhere, the planner as a whole if it can be; then look whether it is."""
         module = super().place(handle, reserve_bytes)
-        if handle is self.lm.model and not self.warning:
-            self.warning = advice(self, self.lm)
-            self.warn(self.warning)
+        if handle is self.lm.model:
+            self.complete(handle, reserve_bytes)
+            if not self.warning:
+                self.warning = advice(self, self.lm)
+                self.warn(self.warning)
         return module
 
     def warn(self, text: str) -> None:

@@ -139,8 +139,8 @@ def _inputs() -> list[Any]:
         choice(
             "tiled",
             [name for name in TILES if name != AUTO],
-            "auto: in pieces of 20 seconds that join without a seam. small: in pieces of 5 seconds, for little "
-            "memory. whole: in one go. The result is the same.",
+            "auto: in pieces of up to 20 seconds, as long as memory allows, that join without a seam. small: of up to "
+            "5 seconds, for little memory. whole: in one go. The result is the same.",
             advanced=True,
         ),
         _song("Which sound is taken where several come as a batch.", optional=False),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..layers import LayerShape
+from ..layers import LayerShape, band_elements
 from ..units import FRAMES_PER_CODE, LATENT_CHANNELS
+
+CAPTION_TOKENS = 256  # the longest caption (spec/audio.md §4)
 
 
 @dataclass(frozen=True)
@@ -95,22 +97,26 @@ XL = DiTConfig(
 def activation_bytes(config: DiTConfig, batch: int, frames: int, tokens: int, dtype: torch.dtype) -> int:
     """Bytes that one pass of the decoder needs beside its weights: `batch` songs of `frames` latent frames each.
 
-    Counts what lives at once in the widest layer, the condition's `tokens` and the mask of the sliding layers;
-    attention itself is taken to be fused, so that no matrix of scores exists.
+    Counts what lives at once in the widest layer, the condition's `tokens`, and what the layers share; attention
+    itself is taken to be fused, so that no matrix of scores exists.
     """
     patches = -(-frames // config.patch_size)
     keys = config.num_key_value_heads * config.head_dim
-    condition = batch * tokens * (config.hidden_size + 8 * keys)  # the keys are normed in fp32
-    rows = _layer_elements(config.decoder_shape, batch * patches)
-    return (rows + condition) * dtype.itemsize + _mask_bytes(config, patches, dtype)
+    held = 2 * config.num_hidden_layers * 2 * keys  # two `Told`: keys and values of all layers
+    condition = batch * tokens * (config.hidden_size + held + 8 * keys)  # the keys are normed in fp32
+    given = batch * frames * 2 * config.in_channels  # noise and source, and both side by side
+    rows = _layer_elements(config.decoder_shape, batch * patches) + _shared_elements(config, True, patches)
+    return (rows + condition + given) * dtype.itemsize
 
 
 def condition_bytes(config: DiTConfig, lyrics: int, references: int, dtype: torch.dtype) -> int:
     """Bytes that the condition encoder needs: `lyrics` tokens, `references` of the full number of frames each."""
     shape, frames = config.encoder_shape, config.timbre_fix_frame + 1
-    sung = _layer_elements(shape, lyrics) * dtype.itemsize + _mask_bytes(config, lyrics, dtype)
-    heard = _layer_elements(shape, references * frames) * dtype.itemsize + _mask_bytes(config, frames, dtype)
-    return max(sung, heard)
+    sung = _layer_elements(shape, lyrics) + _shared_elements(config, False, lyrics)
+    heard = _layer_elements(shape, references * frames) + _shared_elements(config, False, frames)
+    told = (CAPTION_TOKENS + lyrics) * config.text_hidden_dim
+    given = told + references * (frames * config.audio_acoustic_hidden_dim + shape.width)
+    return (max(sung, heard) + given) * dtype.itemsize
 
 
 def codes_bytes(config: DiTConfig, batch: int, frames: int, dtype: torch.dtype) -> int:
@@ -125,6 +131,7 @@ def _layer_elements(shape: LayerShape, rows: int) -> int:
     return rows * (4 * shape.width + max(3 * shape.hidden, 5 * shape.heads * shape.head_dim))
 
 
-def _mask_bytes(config: DiTConfig, length: int, dtype: torch.dtype) -> int:
-    """The band as booleans, and as the numbers that the attention kernel turns them into."""
-    return 0 if length <= config.sliding_window + 1 else length**2 * (1 + dtype.itemsize)
+def _shared_elements(config: DiTConfig, decoder: bool, length: int) -> int:
+    """What the layers of a pass share: the band of the sliding ones and the tables of positions."""
+    groups = (config.decoder_shape if decoder else config.encoder_shape).groups
+    return band_elements(length, config.sliding_window, groups) + 2 * length * config.head_dim

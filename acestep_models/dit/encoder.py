@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers import EncoderLayer, rotary_table, sliding_mask
+from ..layers import EncoderLayer, rotary_table, sliding_band
 from ..ops import TORCH_OPS, Ops
 from .config import DiTConfig
 
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         """The layers and the final norm on embedded h [B, L, E]."""
         length, config = h.shape[1], self.config
         rope = rotary_table(length, config.head_dim, config.rope_theta, device=h.device, dtype=h.dtype)
-        band = sliding_mask(length, config.sliding_window, h.device)
+        band = sliding_band(length, config.sliding_window, config.encoder_shape.groups, h)
         for index, layer in enumerate(self.layers):
             h = layer(h, rope=rope, mask=band if index % 2 == 0 else None)
         out: Tensor = self.norm(h)

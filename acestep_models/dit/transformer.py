@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Attention, FeedForward, LayerShape, Rope, parameter, rotary_table, sliding_mask
+from ..layers import Attention, Band, FeedForward, KeysValues, LayerShape, Rope, parameter, rotary_table, sliding_band
 from ..ops import TORCH_OPS, Ops
 from .config import DiTConfig
+from .told import Told
 
 TIME_CHANNELS = 256
 TIME_SCALE = 1000.0
@@ -34,11 +35,11 @@ class Modulation(NamedTuple):
 
     def enter(self, x: Tensor) -> Tensor:
         """What the sub-layer sees of the normed stream x [B, S, H]."""
-        return x * (1 + self.scale) + self.shift
+        return torch.addcmul(self.shift, x, 1 + self.scale)
 
     def leave(self, h: Tensor, out: Tensor) -> Tensor:
         """The stream h [B, S, H] with the sub-layer's output added through the gate."""
-        return h + out * self.gate
+        return torch.addcmul(h, out, self.gate)
 
 
 class TimeEmbedding(nn.Module):
@@ -91,9 +92,15 @@ class DiTLayer(nn.Module):
         self.scale_shift_table = parameter(1, 6, shape.width, device=device, dtype=dtype)
 
     def forward(
-        self, h: Tensor, times: Tensor, rope: Rope, band: Tensor | None, tokens: Tensor, token_mask: Tensor | None
+        self,
+        h: Tensor,
+        times: Tensor,
+        rope: Rope,
+        band: Band | None,
+        tokens: Tensor | KeysValues,
+        token_mask: Tensor | None,
     ) -> Tensor:
-        """h [B, S, H], times [B, 6, H], band [S, S] bool, tokens [B, L, H], token_mask [B, 1, 1, L] -> [B, S, H]."""
+        """h [B, S, H], times [B, 6, H], tokens [B, L, H] (or keys and values), token_mask [B, 1, 1, L] -> [B, S, H]."""
         table = (self.ops.cast(self.scale_shift_table, times) + times).chunk(6, dim=1)
         listen, think = Modulation(*table[:3]), Modulation(*table[3:])
         seen = self.self_attn(listen.enter(self.self_attn_norm(h)), rope=rope, mask=band)
@@ -132,7 +139,7 @@ class DiT(nn.Module):
         self,
         x: Tensor,
         context: Tensor,
-        tokens: Tensor,
+        tokens: Tensor | Told,
         t: Tensor,
         token_mask: Tensor | None = None,
         r: Tensor | None = None,
@@ -141,29 +148,49 @@ class DiT(nn.Module):
 
         context [B, T, 128] source and mask, tokens [B, L, E] condition, t [B] with 1 = pure noise, r [B] the
         time to step to (default t). token_mask [B, L] bool: False is padding and is never attended to (upstream
-        attends to it, so there a song depends on its neighbours in the batch; spec/audio.md §2.3).
+        attends to it, so there a song depends on its neighbours in the batch; spec/audio.md §2.3). In place of
+        tokens and their mask, what `tell` made of them.
         """
         frames = x.shape[1]
         h = self._patches(torch.cat([context, x], dim=-1))  # [B, S, H]
         vector, times = self._times(t, t if r is None else r, h.dtype)  # [B, H], [B, 6, H]
-        tokens = self.condition_embedder(tokens)  # [B, L, H]
-        seen = None if token_mask is None else token_mask[:, None, None]  # [B, 1, 1, L]
-        rope = rotary_table(h.shape[1], self.config.head_dim, self.config.rope_theta, device=h.device, dtype=h.dtype)
-        band = sliding_mask(h.shape[1], self.config.sliding_window, h.device)
+        if isinstance(tokens, Told):
+            told, (rope, band), seen = tokens.keys_values, (tokens.rope, tokens.band), tokens.mask
+        else:  # a layer makes its own keys and values, which do not pile up
+            told = (self.condition_embedder(tokens),) * len(self.layers)  # each [B, L, H]
+            (rope, band), seen = self._places(h.shape[1], h), _over_heads(token_mask)
         for index, layer in enumerate(self.layers):
-            h = layer(h, times, rope, band if index % 2 == 0 else None, tokens, seen)
+            h = layer(h, times, rope, band if index % 2 == 0 else None, told[index], seen)
         shift, scale = (self.ops.cast(self.scale_shift_table, vector) + vector[:, None]).chunk(2, dim=1)
-        velocity: Tensor = self.proj_out(self.norm_out(h) * (1 + scale) + shift)
+        velocity: Tensor = self.proj_out(torch.addcmul(shift, self.norm_out(h), 1 + scale))
         return velocity[:, :frames]
+
+    def tell(self, tokens: Tensor, frames: int, token_mask: Tensor | None = None) -> Told:
+        """What `forward` makes of tokens [B, L, E] and token_mask [B, L] in every step of songs of `frames` frames."""
+        embedded = self.condition_embedder(tokens)  # [B, L, H]
+        keys_values = tuple(cast(DiTLayer, layer).cross_attn.keys_values(embedded) for layer in self.layers)
+        rope, band = self._places(-(-frames // self.config.patch_size), embedded)
+        return Told(keys_values, _over_heads(token_mask), rope, band)
+
+    def _places(self, patches: int, like: Tensor) -> tuple[Rope, Band | None]:
+        """Positions of so many patches, and the band of the sliding layers."""
+        config = self.config
+        rope = rotary_table(patches, config.head_dim, config.rope_theta, device=like.device, dtype=like.dtype)
+        return rope, sliding_band(patches, config.sliding_window, config.decoder_shape.groups, like)
 
     def _patches(self, frames: Tensor) -> Tensor:
         """frames [B, T, 192] -> [B, S, H]; an incomplete last patch is filled with zeros."""
         missing = -frames.shape[1] % self.config.patch_size
         h: Tensor = self.proj_in(F.pad(frames, (0, 0, 0, missing)) if missing else frames)
-        return h
+        return h.contiguous()  # seen from the side, every layer of a pass would read and write it across
 
     def _times(self, t: Tensor, r: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Both time embeddings, summed; the second is not zero at t = r and must be evaluated."""
         vector, times = self.time_embed(t, dtype)
         vector_r, times_r = self.time_embed_r(t - r, dtype)
         return vector + vector_r, times + times_r
+
+
+def _over_heads(token_mask: Tensor | None) -> Tensor | None:
+    """[B, L] -> [B, 1, 1, L], the same for every head and query."""
+    return None if token_mask is None else token_mask[:, None, None]

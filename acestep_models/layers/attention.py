@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import TORCH_OPS, Ops
+from .band import Band, See
 from .rotary import Rope, apply_rotary
 from .shape import LayerShape
 
-See = Callable[..., Tensor]
+KeysValues = tuple[Tensor, Tensor]
 
 
 class LayerCache(Protocol):
@@ -55,26 +55,32 @@ class Attention(nn.Module):
         x: Tensor,
         *,
         rope: Rope | None = None,
-        mask: Tensor | None = None,
-        context: Tensor | None = None,
+        mask: Tensor | Band | None = None,
+        context: Tensor | KeysValues | None = None,
         causal: bool = False,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """x [B, L, W] -> [B, L, W].
 
-        `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys]; `context` [B, keys, W];
-        `causal` (no mask, no context) hides the future; `cache` keeps the new keys and values and attends to all.
+        `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys], or the band of a sliding layer (no
+        context, no cache); `context` [B, keys, W] or what `keys_values` made of it; `causal` (no mask, no context)
+        hides the future; `cache` keeps the new keys and values and attends to all.
         """
         q = self._heads(self.q_proj(x), self.q_norm, rope)  # [B, heads, L, D]
-        k, v = self.keys_values(x if context is None else context, rope)
-        if cache is None:
+        if isinstance(context, tuple):
+            k, v = context
+        else:
+            k, v = self.keys_values(x if context is None else context, rope)
+        if isinstance(mask, Band):
+            seen = mask.attend(q, k, v, self.ops.attention)  # [B, heads, L, D]
+        elif cache is None:
             seen = self.ops.attention(q, k, v, mask, causal)  # [B, heads, L, D]
         else:
             seen = cache.attend(q, k, v, self.ops.attention, mask, causal)  # [B, heads, L, D]
         out: Tensor = self.o_proj(seen.transpose(1, 2).flatten(2))
         return out
 
-    def keys_values(self, x: Tensor, rope: Rope | None = None) -> tuple[Tensor, Tensor]:
+    def keys_values(self, x: Tensor, rope: Rope | None = None) -> KeysValues:
         """Keys and values of x [B, L, W], each [B, kv, L, D]; they may be computed once and used often."""
         k = self._heads(self.k_proj(x), self.k_norm, rope)
         v: Tensor = self.v_proj(x)

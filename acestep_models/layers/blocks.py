@@ -1,4 +1,4 @@
-"""Feed-forward part, pre-norm layer, and the band that sliding layers see (spec/audio.md §2.1)."""
+"""Feed-forward part and pre-norm layer (spec/audio.md §2.1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import TORCH_OPS, Ops
 from .attention import Attention, LayerCache
+from .band import Band
 from .rotary import Rope
 from .shape import LayerShape
 
@@ -15,14 +16,6 @@ from .shape import LayerShape
 def parameter(*shape: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.Parameter:
     """A raw parameter, zero until it is loaded. Use it through `ops.cast`: the host leaves it where it lies."""
     return nn.Parameter(torch.zeros(*shape, device=device, dtype=dtype))
-
-
-def sliding_mask(length: int, window: int, device: torch.device | str | None) -> Tensor | None:
-    """Bool [length, length], True where |i - j| <= window; None when that hides nothing."""
-    if length <= window + 1:
-        return None
-    position = torch.arange(length, device=device)
-    return (position[:, None] - position).abs() <= window  # [L, L]
 
 
 class FeedForward(nn.Module):
@@ -43,7 +36,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, W] -> [B, L, W]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if torch.is_grad_enabled():
+            product = F.silu(gate) * up
+        else:  # the same numbers, in the place of the gate: these are the widest tensors of a pass
+            product = F.silu(gate, inplace=True).mul_(up)
+        out: Tensor = self.down_proj(product)
         return out
 
 
@@ -68,7 +66,7 @@ class EncoderLayer(nn.Module):
         x: Tensor,
         *,
         rope: Rope | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Band | None = None,
         causal: bool = False,
         cache: LayerCache | None = None,
     ) -> Tensor:

@@ -20,6 +20,11 @@ class LayerShape:
     hidden: int
     eps: float = 1e-6
 
+    @property
+    def groups(self) -> int:
+        """How many query heads share a key head."""
+        return self.heads // self.kv_heads
+
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.kv_heads, self.head_dim, self.hidden) < 1:
             raise ValueError(f"layer: every size must be at least 1, got {self}")

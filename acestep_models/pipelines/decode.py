@@ -10,7 +10,8 @@ from ..errors import check_finite
 from ..runtime import Handle, Runtime
 from ..units import LATENT_CHANNELS
 from ..vae.oobleck import Oobleck
-from ..vae.tiling import TILE, decode_bytes, decode_tiled
+from ..vae.room import DECODING, place
+from ..vae.tiling import decode_tiled
 from .told import told
 
 
@@ -35,8 +36,7 @@ def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor, splice: Spli
             "connect latent and splice of one node"
         )
     check_finite("sampler (latents that reached the VAE)", latents)
-    reserve = decode_bytes(vae.module.config, min(TILE, latents.shape[2]), vae.dtype)
-    network = runtime.place(vae, reserve)
+    network, tile = place(runtime, vae, DECODING, latents.shape[2])
     with torch.inference_mode():
         wave = decode_tiled(
             network,
@@ -44,6 +44,7 @@ def decode(runtime: Runtime, vae: Handle[Oobleck], latents: Tensor, splice: Spli
             runtime=runtime,
             device=runtime.device(vae),
             dtype=vae.dtype,
+            tile=tile,
             wanted=None if splice is None else splice.heard_frames,
         )
     return wave if splice is None else splice.apply(wave)

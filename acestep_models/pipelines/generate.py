@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..blueprint import Blueprint
 from ..dit.config import activation_bytes
+from ..dit.told import Told
 from ..dit.transformer import DiT
 from ..runtime import Handle, Runtime
 from ..sampling.loop import OnStep, PostStep, sample
@@ -133,8 +134,8 @@ class PlainDecoder:
         count, length = len(sets[0].tokens), max(rows.tokens.shape[1] for rows in sets)
         reserve = activation_bytes(self.handle.module.config, count, start.shape[-1], length, self.handle.dtype)
         dit, device = runtime.place(self.handle, reserve), runtime.device(self.handle)
-        networks = [_Network(dit, _placed(rows, device, self.handle.dtype)) for rows in sets]
-        network = networks[conditions.at(0)]
+        places = [_placed(rows, device, self.handle.dtype) for rows in sets]
+        network = _Network(dit, places[conditions.at(0)])
 
         def velocity(x: Tensor, t: float, *, corrector: bool = False) -> Tensor:
             if not guide.needs_null(t):
@@ -143,8 +144,8 @@ class PlainDecoder:
             return guide.velocity(x, t, cond, null, corrector)
 
         def on_step(done: int, music: Tensor, x: Tensor) -> None:
-            nonlocal network
-            network = networks[conditions.at(done)]
+            if (rows := places[conditions.at(done)]) is not network.rows:
+                network.read(rows)
             runtime.progress(done, schedule.steps)
             runtime.check_cancelled()
 
@@ -164,20 +165,26 @@ def _placed(rows: ConditionBatch, device: torch.device, dtype: torch.dtype) -> C
     return ConditionBatch(rows.tokens.to(device, dtype), mask, rows.context.to(device, dtype), rows.null)
 
 
-@dataclass(frozen=True, eq=False)
 class _Network:
     """The network and what its rows read; called with fewer rows, it reads the first of them."""
 
-    dit: DiT
-    rows: ConditionBatch
+    def __init__(self, dit: DiT, rows: ConditionBatch) -> None:
+        self._dit = dit
+        self.read(rows)
+
+    def read(self, rows: ConditionBatch) -> None:
+        """Go on with other conditions; the first call makes of them what all the others need."""
+        self.rows = rows
+        self._told: Told | None = None
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """Raw velocity [B, 64, T], float32, at x [B, 64, T]."""
         count, rows = len(x), self.rows
+        if self._told is None:
+            self._told = self._dit.tell(rows.tokens, x.shape[-1], rows.mask)
         time = torch.full((count,), t, device=x.device)
-        mask = None if rows.mask is None else rows.mask[:count]
         hidden = x.transpose(1, 2).to(rows.tokens.dtype)  # [B, T, 64]
-        v: Tensor = self.dit(hidden, rows.context[:count], rows.tokens[:count], time, token_mask=mask)  # [B, T, 64]
+        v: Tensor = self._dit(hidden, rows.context[:count], self._told.rows(0, count), time)  # [B, T, 64]
         return v.transpose(1, 2).float()  # [B, 64, T]
 
 

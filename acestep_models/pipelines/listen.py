@@ -13,7 +13,8 @@ from ..errors import check_finite
 from ..runtime import Handle, Runtime
 from ..units import FRAMES_PER_CODE, HOP, LATENT_CHANNELS, MAX_SECONDS, SAMPLE_RATE
 from ..vae.oobleck import Oobleck
-from ..vae.tiling import TILE, encode_bytes, posterior_tiled
+from ..vae.room import ENCODING, place
+from ..vae.tiling import TILE, posterior_tiled
 from .encode import ConditionerModels
 
 MIN_SOURCE_SECONDS = 1.0
@@ -60,7 +61,8 @@ def encode_source(
 ) -> Source:
     """One sound [1, C, N] of 1 to 600 s, any rate, 1 to 8 channels, as latents of the VAE.
 
-    `tile` is in latent frames; None takes the sound whole, which needs memory for all of it. The latents are the same.
+    `tile` is the most latent frames that are encoded at once, fewer where memory is short; None takes the sound whole,
+    which needs memory for all of it. The latents are the same but for the last bits of a number.
     `seed` None takes the means; a number draws from what the VAE thinks likely, mean + std · noise (spec/audio.md §3),
     the same for the same number whatever the tile.
 
@@ -71,9 +73,7 @@ def encode_source(
     check_sound(waveform, sample_rate)
     wave = to_source(waveform, sample_rate)
     frames = wave.shape[-1] // HOP
-    tile = min(tile or frames, frames)
-    reserve = encode_bytes(vae.module.config, tile, vae.dtype)
-    network = runtime.place(vae, reserve)
+    network, tile = place(runtime, vae, ENCODING, frames, tile)
     device = runtime.device(vae)
     with torch.inference_mode():
         mean, std = posterior_tiled(network, wave, runtime=runtime, device=device, dtype=vae.dtype, tile=tile)

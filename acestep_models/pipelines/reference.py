@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..runtime import Handle, Runtime
-from ..units import SAMPLE_RATE
+from ..units import HOP, SAMPLE_RATE
 from ..vae.oobleck import Oobleck
-from ..vae.tiling import TILE, encode_bytes, encode_tiled
+from ..vae.room import ENCODING, place
+from ..vae.tiling import encode_tiled
 from .listen import check_sound, to_source
 
 WINDOWS, WINDOW_SECONDS = 3, 10
@@ -66,10 +67,10 @@ def encode_reference(
     for number, (waveform, rate) in enumerate(recordings, 1):
         check_sound(waveform, rate, f"reference, recording {number}" if len(recordings) > 1 else "reference")
     excerpts = [_excerpt(to_source(waveform, rate), seed) for waveform, rate in recordings]
-    network = runtime.place(vae, encode_bytes(vae.module.config, TILE, vae.dtype))
     waves = torch.cat([wave for wave, _ in excerpts])  # [R, 2, 30 s]
+    network, tile = place(runtime, vae, ENCODING, waves.shape[-1] // HOP)
     with torch.inference_mode():
-        latents = encode_tiled(network, waves, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype)
+        latents = encode_tiled(network, waves, runtime=runtime, device=runtime.device(vae), dtype=vae.dtype, tile=tile)
     return Reference(latents.transpose(1, 2).contiguous(), tuple(heard for _, heard in excerpts))  # [R, 750, 64]
 
 

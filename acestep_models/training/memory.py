@@ -1,10 +1,10 @@
 """How much memory a training step needs, from the sizes alone: what autograd keeps of each layer (spec/lora.md §5.1).
 
 Per layer and patch of two frames, as numbers of the decoder's dtype (H width, Q queries, K keys, M feed-forward):
-the inputs of three norms 3 H; self-attention Q + K before and 2 Q + 2 K after norm and positions (keys and values
-are repeated to Q where there is a mask), its result Q; cross-attention Q, Q and Q; gate and up 2 M. The trained layers
-keep what they read (H once for those that read the same, M for down) and their narrow middle. Per token of the
-condition: keys before and after their norm and the values.
+the inputs of three norms 3 H; self-attention Q + K before norm and positions, Q + 2 K after them, its result Q (out of
+a band, or in full precision, twice: `_gathered`); cross-attention Q, Q and Q; gate and up 2 M. The trained layers keep
+what they read (H once for those that read the same, M for down) and their narrow middle. Per token of the condition:
+keys before and after their norm and the values.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from ..adapters.peft_folder import factors, is_whole
 from ..dit.config import DiTConfig
 from ..dit.transformer import DiT
+from ..layers import band_elements, count_blocks
 from .optimizers import ADAMW, ADAMW_8BIT, PRODIGY
 from .trainable.inject import LOKR
 from .trainable.targets import Target, check_targets, targets_of
@@ -128,25 +129,38 @@ def kept_bytes(config: DiTConfig, options: MemoryOptions, frames: int, tokens: i
 def _layer(
     config: DiTConfig, options: MemoryOptions, frames: int, tokens: int, dtype: torch.dtype, sliding: bool
 ) -> int:
-    """Kept bytes of one layer; "sliding" has the mask."""
+    """Kept bytes of one layer; "sliding" computes in blocks, the last of which is filled up."""
     patches, size = -(-frames // config.patch_size), dtype.itemsize
-    masked = sliding and patches > config.sliding_window + 1
-    own = patches * (_patch_numbers(config, options, _held_keys(config, dtype, masked)) * size + _patch_extra(config))
-    told = tokens * _token_numbers(config, options, _held_keys(config, dtype, False)) * size
-    return options.batch * (own + told)
+    blocks = count_blocks(patches, config.sliding_window) if sliding else 0
+    numbers = _patch_numbers(config, options) + _gathered(config, options, blocks > 0, size)
+    own = patches * (numbers * size + _patch_extra(config))
+    told = tokens * _token_numbers(config, options) * size
+    return options.batch * (own + told + _filling(config, patches, blocks) * size)
 
 
-def _held_keys(config: DiTConfig, dtype: torch.dtype, masked: bool) -> int:
-    """Width of the keys that attention keeps: `ops.attention` repeats them except in half precision without a mask."""
-    grouped = dtype in (torch.float16, torch.bfloat16) and not masked
-    return (config.num_key_value_heads if grouped else config.num_attention_heads) * config.head_dim
+def _filling(config: DiTConfig, patches: int, blocks: int) -> int:
+    """Numbers of the rows that fill the last block of a band, and of the keys on both sides of it."""
+    shape, window = config.decoder_shape, config.sliding_window
+    if blocks < 2:
+        return 0
+    missing = blocks * window - patches
+    return 2 * shape.head_dim * (missing * shape.heads + (missing + 2 * window) * shape.kv_heads)
 
 
-def _patch_numbers(config: DiTConfig, options: MemoryOptions, held: int) -> int:
+def _gathered(config: DiTConfig, options: MemoryOptions, banded: bool, size: int) -> int:
+    """What attention found, once more in the order in which the trained output layer reads it: out of the rows that
+    bands, and grouped queries in full precision, are computed in. A dropped input is a copy anyway."""
+    if options.dropout:
+        return 0
+    rows = {"self_attention": banded or size == FP32, "cross_attention": size == FP32}
+    return sum(rows.get(name, False) for name in options.targets) * config.num_attention_heads * config.head_dim
+
+
+def _patch_numbers(config: DiTConfig, options: MemoryOptions) -> int:
     shape = config.decoder_shape
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     norms, gated = 3 * shape.width, 2 * shape.hidden
-    own, other = queries + keys + 2 * queries + 2 * held, 3 * queries
+    own, other = queries + keys + 2 * queries + 2 * keys, 3 * queries
     read = {"self_attention": shape.width, "cross_attention": shape.width, "mlp": shape.width + shape.hidden}
     shared = 0 if options.dropout else sum(read[name] for name in options.targets)
     branches = sum(_branch(target, options) for target in _in_a_layer(config, options) if not _reads_tokens(target))
@@ -175,12 +189,12 @@ def _patch_extra(config: DiTConfig) -> int:
     return 2 * config.num_attention_heads * FP32
 
 
-def _token_numbers(config: DiTConfig, options: MemoryOptions, held: int) -> int:
+def _token_numbers(config: DiTConfig, options: MemoryOptions) -> int:
     keys = config.num_key_value_heads * config.head_dim
     if "cross_attention" not in options.targets:  # the condition has no gradient then
-        return 2 * held
+        return 2 * keys
     branches = sum(_branch(target, options) for target in _in_a_layer(config, options) if _reads_tokens(target))
-    return keys + 2 * held + branches
+    return 3 * keys + branches
 
 
 def _activations(config: DiTConfig, options: MemoryOptions, frames: int, tokens: int, dtype: torch.dtype) -> int:
@@ -200,9 +214,9 @@ def _passing_numbers(config: DiTConfig) -> int:
 
 
 def _band(config: DiTConfig, frames: int, dtype: torch.dtype) -> int:
-    """The mask of the sliding layers, once as booleans and once as numbers."""
-    patches = -(-frames // config.patch_size)
-    return 0 if patches <= config.sliding_window + 1 else patches**2 * (1 + dtype.itemsize)
+    """The band that the sliding layers share."""
+    patches, groups = -(-frames // config.patch_size), config.decoder_shape.groups
+    return band_elements(patches, config.sliding_window, groups) * dtype.itemsize
 
 
 def _casts(config: DiTConfig, options: MemoryOptions, size: int) -> int:

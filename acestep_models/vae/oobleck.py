@@ -5,6 +5,9 @@ Names are those of diffusers with the weight norm folded away; the latents have 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +21,8 @@ RESIDUAL_KERNEL = 7
 EDGE_KERNEL = 7
 LATENT_KERNEL = 3
 STD_FLOOR = 1e-4
+# A CPU's second cache: where a tensor is much larger, most of a unit's time goes into fetching it again and again.
+SLICE_BYTES, CACHED_BYTES = 2 << 20, 16 << 20
 
 Device = torch.device | str | None
 
@@ -44,7 +49,7 @@ class ResidualUnit(nn.Module):
     def __init__(self, channels: int, dilation: int, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
         super().__init__()
         place = {"device": device, "dtype": dtype}
-        reach = dilation * (RESIDUAL_KERNEL // 2)
+        self.reach = reach = dilation * (RESIDUAL_KERNEL // 2)
         self.snake1 = Snake(channels, ops, device, dtype)
         self.conv1 = ops.Conv1d(channels, channels, RESIDUAL_KERNEL, padding=reach, dilation=dilation, **place)
         self.snake2 = Snake(channels, ops, device, dtype)
@@ -52,8 +57,23 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
+        if x.device.type == "cpu" and x.nbytes > CACHED_BYTES and not torch.is_grad_enabled():
+            return self._in_slices(x, max(SLICE_BYTES // x[..., 0].nbytes, 4 * self.reach))
         out: Tensor = self.conv2(self.snake2(self.conv1(self.snake1(x))))
-        return out + x
+        return out.add_(x)
+
+    def _in_slices(self, x: Tensor, samples: int) -> Tensor:
+        """The same for so many samples at a time, each with all that it sees, so that it stays in a CPU's cache.
+
+        x [B, C, N] -> [B, C, N].
+        """
+        out, last = torch.empty_like(x), x.shape[-1]
+        for start in range(0, last, samples):
+            end = min(start + samples, last)
+            low, high = max(0, start - self.reach), min(last, end + self.reach)
+            seen = self.conv1(self.snake1(x[..., low:high].contiguous()))[..., start - low : end - low]
+            torch.add(self.conv2(self.snake2(seen.contiguous())), x[..., start:end], out=out[..., start:end])
+        return out
 
 
 class EncoderBlock(nn.Module):
@@ -71,10 +91,9 @@ class EncoderBlock(nn.Module):
             inputs, outputs, 2 * stride, stride=stride, padding=stride // 2, device=device, dtype=dtype
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, inputs, N] -> [B, outputs, N // stride]."""
-        out: Tensor = self.conv1(self.snake1(self.res_unit3(self.res_unit2(self.res_unit1(x)))))
-        return out
+    def layers(self) -> Iterator[nn.Module]:
+        """In order: x [B, inputs, N] -> [B, outputs, N // stride]."""
+        yield from (self.res_unit1, self.res_unit2, self.res_unit3, self.snake1, self.conv1)
 
 
 class DecoderBlock(nn.Module):
@@ -92,10 +111,9 @@ class DecoderBlock(nn.Module):
             ResidualUnit(outputs, dilation, ops, device, dtype) for dilation in DILATIONS
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, inputs, N] -> [B, outputs, stride · N]."""
-        out: Tensor = self.res_unit3(self.res_unit2(self.res_unit1(self.conv_t1(self.snake1(x)))))
-        return out
+    def layers(self) -> Iterator[nn.Module]:
+        """In order: x [B, inputs, N] -> [B, outputs, stride · N]."""
+        yield from (self.snake1, self.conv_t1, self.res_unit1, self.res_unit2, self.res_unit3)
 
 
 class Encoder(nn.Module):
@@ -117,8 +135,7 @@ class Encoder(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         """wave [B, 2, N] -> [B, 128, N // 1920]."""
-        out: Tensor = self.conv2(self.snake1(self.block(self.conv1(wave))))
-        return out
+        return _through(self, wave)
 
 
 class Decoder(nn.Module):
@@ -140,8 +157,19 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """latents [B, 64, T] -> [B, 2, 1920 · T]."""
-        out: Tensor = self.conv2(self.snake1(self.block(self.conv1(latents))))
-        return out
+        return _through(self, latents)
+
+
+def _through(half: Any, x: Tensor) -> Tensor:
+    """x [B, C, N] through every layer of an encoder or decoder.
+
+    One loop over all of them, not a block within a block: nothing but the layer at work holds what it was given, so
+    that what came into a block is gone when its widest layer runs.
+    """
+    blocks = (layer for block in half.block for layer in block.layers())
+    for layer in (half.conv1, *blocks, half.snake1, half.conv2):
+        x = layer(x)
+    return x
 
 
 class Oobleck(nn.Module):

@@ -143,13 +143,14 @@ def _parts(items: Tensor, parts: list[Tile], runtime: Runtime) -> Iterator[tuple
 def decode_bytes(config: OobleckConfig, frames: int, dtype: torch.dtype) -> int:
     """Bytes that decoding one tile of `frames` latent frames needs beside the weights.
 
-    In each block four tensors live at once: what came in, and in a residual unit its input and two more.
+    In a residual unit three tensors live at once: its input, and what a layer makes of another. So they do where a
+    block begins: twice what came in, and that `ratio` times as long.
     """
     peak, length = 0, frames
     for before, after, ratio in zip(
         config.decoder_widths, config.decoder_widths[1:], config.downsampling_ratios[::-1], strict=False
     ):
-        peak = max(peak, before * length + 3 * after * length * ratio)
+        peak = max(peak, 2 * before * length + after * length * ratio, 3 * after * length * ratio)
         length *= ratio
     return (peak + config.audio_channels * length) * dtype.itemsize
 
@@ -159,6 +160,6 @@ def encode_bytes(config: OobleckConfig, frames: int, dtype: torch.dtype) -> int:
     peak, length = 0, frames * config.hop
     samples = config.audio_channels * length
     for before, ratio in zip(config.encoder_widths, config.downsampling_ratios, strict=False):
-        peak = max(peak, 4 * before * length)
+        peak = max(peak, 3 * before * length)
         length //= ratio
     return (peak + samples) * dtype.itemsize

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...acestep_models.sampling.guidance import Guide
 from ...acestep_models.sampling.schedule import Schedule
 from ...acestep_models.tasks import Variant
-from .models import flow_shift, song_model
+from .models import flow_shift, share_store, song_model
 
 # Keys of model_options: this call is the second one of a Heun step; the step it belongs to, from 0.
 CORRECTOR, STEP = "acestep_corrector", "acestep_step"
@@ -64,6 +64,7 @@ class SongGuider(comfy.samplers.CFGGuider):
             samples: Tensor = super().sample(*args, **given)
         finally:
             self._guide = self._schedule.guide()  # the old one holds tensors on the card
+            self.conds: dict[str, Any] = {}  # so do they; the host lets go of them only where nothing went wrong
         return samples
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None) -> Tensor:
@@ -80,6 +81,7 @@ class SongGuider(comfy.samplers.CFGGuider):
 
         options.setdefault("sampler_cfg_function", combine)
         turn = max((str(start) for start in self._starts if start <= step), key=int, default="")
+        share_store(self.conds)
         positive, negative = self.conds[POSITIVE + turn], self.conds[NEGATIVE + turn]
         scale = self._schedule.scale if guided else 1.0  # 1 makes the host leave out the null
         music: Tensor = comfy.samplers.sampling_function(

@@ -19,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...acestep_models.dit.config import DiTConfig, activation_bytes
+from ...acestep_models.dit.told import Told, ToldStore
 from ...acestep_models.dit.transformer import DiT
 from ...acestep_models.tasks import VARIANTS, Variant
 from ...acestep_models.units import FRAME_RATE, HOP, LATENT_CHANNELS
 from .ops import host_ops
 
 CONTEXT, TOKEN_MASK, NULL = "acestep_context", "acestep_token_mask", "acestep_null"
+TOLD_STORE = "told_store"
 PREVIEW_WIDTH = (128, 512)
 USUAL_TOKENS = 1024
 
@@ -81,12 +83,40 @@ class SongDecoder(nn.Module):
         context: Tensor,
         song_context: Tensor,
         token_mask: Tensor | None = None,
+        told_store: ToldStore | None = None,
         **ignored: Any,
     ) -> Tensor:
-        """Velocity [B, 64, T] at x [B, 64, T]; context [B, L, E], song_context [B, 128, T], token_mask int [B, L]."""
-        mask = None if token_mask is None else token_mask.bool()
-        v: Tensor = self.decoder(x.transpose(1, 2), song_context.transpose(1, 2), context, timestep, token_mask=mask)
+        """Velocity [B, 64, T] at x [B, 64, T]; context [B, L, E], song_context [B, 128, T], token_mask int [B, L].
+
+        `told_store` belongs to the run, if its weights stay as they are.
+        """
+        mask, frames = None if token_mask is None else token_mask.bool(), x.shape[-1]
+        tokens: Tensor | Told = context
+        looked_up = not (torch.is_grad_enabled() or torch.compiler.is_compiling())  # by content: no part of a graph
+        if told_store is not None and looked_up:
+            tokens, mask = self._told(told_store, context, frames, mask), None
+        v: Tensor = self.decoder(x.transpose(1, 2), song_context.transpose(1, 2), tokens, timestep, token_mask=mask)
         return v.transpose(1, 2)
+
+    def _told(self, store: ToldStore, tokens: Tensor, frames: int, mask: Tensor | None) -> Told:
+        return store.find(lambda new, hidden: self.decoder.tell(new, frames, hidden), tokens, mask, frames)
+
+
+class StoreCond(comfy.conds.CONDConstant):
+    """Brings the `ToldStore` of a run to the network; the host lets go of it with the conditions of the run."""
+
+    def can_concat(self, other: Any) -> bool:
+        """Every batch may share one: a store finds by content."""
+        return True
+
+
+def share_store(conds: dict[str, list[dict[str, Any]]]) -> None:
+    """Give all conditions of a run the store of the first: with guidance or without, it then holds one set."""
+    holders = [given["model_conds"] for several in conds.values() for given in several]
+    stores = [holder[TOLD_STORE] for holder in holders if TOLD_STORE in holder]
+    for holder in holders:
+        if TOLD_STORE in holder:
+            holder[TOLD_STORE] = stores[0]
 
 
 class SongModel(comfy.model_base.BaseModel):
@@ -118,6 +148,9 @@ class SongModel(comfy.model_base.BaseModel):
             "c_crossattn": comfy.conds.CONDRegular(tokens),
             "song_context": comfy.conds.CONDRegular(context),
         }
+        changing = getattr(getattr(self, "current_patcher", None), "weight_wrapper_patches", None)
+        if given.get("hooks") is None and not changing:  # hooks and wrappers change weights within a run
+            conds[TOLD_STORE] = StoreCond(ToldStore())
         mask = given.get(TOKEN_MASK)
         if mask is not None:
             check_mask(mask, tokens)

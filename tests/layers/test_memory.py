@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from acestep_models.dit.codes import AudioDetokenizer, AudioTokenizer
 from acestep_models.dit.condition import ConditionEncoder
 from acestep_models.dit.config import XL, DiTConfig, activation_bytes, codes_bytes, condition_bytes
 from acestep_models.dit.transformer import DiT
-from acestep_models.ops import META, Ops
+from acestep_models.ops import META
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.oobleck import Oobleck
 from acestep_models.vae.tiling import TILE, decode_bytes, encode_bytes
 
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from livebytes import FUSED, peak_bytes  # noqa: E402
+
 TWO_B = DiTConfig()
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes of tensors that were alive at once among those made inside; views count once."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.users = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            key = leaf.untyped_storage()._cdata if torch.is_tensor(leaf) else None
-            if key in self.users or (key is not None and key not in given):
-                self._hold(leaf, key)
-        return out
-
-    def _hold(self, tensor, key):
-        if key not in self.users:
-            self.users[key] = 0
-            self.now += tensor.untyped_storage().nbytes()
-            self.peak = max(self.peak, self.now)
-        self.users[key] += 1
-        weakref.finalize(tensor, self._release, key, tensor.untyped_storage().nbytes())
-
-    def _release(self, key, size):
-        self.users[key] -= 1
-        if self.users[key] == 0:
-            del self.users[key]
-            self.now -= size
-
-
-def fused_attention(q, k, v, mask=None, causal=False):
-    """What a fused kernel allocates: its result, and the mask as numbers; no scores."""
-    numbers = None if mask is None else mask.to(q.dtype)
-    result = torch.empty_like(q)
-    del numbers
-    return result
-
-
-FUSED = Ops(attention=fused_attention)
-
-
-def peak_bytes(run):
-    gc.collect()
-    with torch.no_grad(), Peak() as peak:
-        run()
-    return peak.peak
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -88,7 +40,12 @@ def test_decoder_estimate_covers_the_true_peak(config, batch, frames, tokens, dt
         return torch.empty(*shape, device=META, dtype=dtype)
 
     given = empty(batch, frames, 64), empty(batch, frames, 128), empty(batch, tokens, config.encoder_hidden_size)
-    true = peak_bytes(lambda: net(*given, empty(batch)))
+
+    def step(told, kept):
+        """A step of a run that keeps two sets of keys and values."""
+        return net(given[0], given[1], told, empty(batch)), kept
+
+    true = peak_bytes(lambda: step(net.tell(given[2], frames), net.tell(given[2], frames)))
     assert true <= activation_bytes(config, batch, frames, tokens, dtype) <= 2.5 * true
 
 
@@ -107,7 +64,7 @@ def test_decoder_estimate_covers_a_real_run():
     )
     net = DiT(config)
     given = torch.randn(2, 400, 64), torch.randn(2, 400, 128), torch.randn(2, 30, 128), torch.rand(2)
-    true = peak_bytes(lambda: net(*given))
+    true = peak_bytes(lambda: net(given[0], given[1], net.tell(given[2], 400), given[3]))
     assert true <= activation_bytes(config, 2, 400, 30, torch.float32) <= 4 * true
 
 

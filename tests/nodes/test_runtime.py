@@ -86,6 +86,26 @@ def test_the_planner_is_put_in_the_place_of_what_is_idle(load, runtime, fake_gpu
     assert runtime.loaded_share(idle.model) < 0.5
 
 
+def test_the_planner_takes_what_the_host_would_keep_to_compute_in(load, runtime, fake_gpu, monkeypatch):
+    """Weights and reservation fit, but not beside the 0.8 GB that the host keeps for other kinds of models."""
+    import comfy.model_management as management
+
+    fake_gpu(1 << 40)
+    lm = load()
+    wanted, size, reserve = hidden(lm), lm.model.owner.model_size(), 1 << 20
+    kept = size // 2
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda *_: kept + (1 << 20))
+    for reserved, whole in ((0, True), (kept, False)):  # what a user wants left to others stays free
+        monkeypatch.setattr(management, "extra_reserved_memory", lambda *_, left=reserved: left)
+        fake_gpu(int(1.2 * size) + reserve)
+        runtime.place(lm.model, reserve)
+        assert runtime.loaded_share(lm.model) < 1.0
+        runtime.complete(lm.model, reserve)
+        assert (runtime.loaded_share(lm.model) == 1.0) is whole
+        assert runtime.free_bytes(lm.model) >= reserve + reserved
+        assert torch.equal(hidden(lm), wanted)
+
+
 def test_a_planner_that_does_not_fit_says_what_to_choose(load, runtime, fake_gpu, core):
     wanted = hidden(load())
     fake_gpu(1 << 40)
@@ -179,3 +199,15 @@ def test_with_that_much_room_the_planner_lies_there_as_a_whole(load_planner, rea
         fake_gpu(int(room * (size + cache)) + (1 << 20))
         runtime.place(lm.model, cache)
         assert (runtime.loaded_share(lm.model) == 1.0) is whole
+
+
+def test_free_memory_is_that_of_the_device_less_what_lies_there(load, runtime, fake_gpu):
+    fake_gpu(1 << 40)
+    lm = load()
+    size = lm.model.owner.model_size()
+    fake_gpu(3 * size)
+    assert runtime.free_bytes(lm.model) == 3 * size
+    runtime.place(lm.model)
+    assert runtime.free_bytes(lm.model) == 2 * size
+    lm.model.owner.is_dynamic = lambda: True
+    assert runtime.free_bytes(lm.model) == 3 * size, "weights that go by themselves are in nobody's way"

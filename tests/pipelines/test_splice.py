@@ -67,8 +67,11 @@ def test_a_history_of_another_length_is_left_out_with_a_line_in_the_log(rng, cap
 
 
 def counted(monkeypatch):
-    """Frames of every call of a VAE's decoder, in order."""
+    """Frames of every call of a VAE's decoder, in order; tiles have 512."""
     calls, plain = [], Oobleck.decode
+    monkeypatch.setattr(
+        "acestep_models.pipelines.decode.place", lambda _, vae, __, frames: (vae.module, min(frames, 512))
+    )
     monkeypatch.setattr(Oobleck, "decode", lambda self, x: calls.append(x.shape[-1]) or plain(self, x))
     return calls
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from acestep_models.ops import META
+from acestep_models.ops import META, TORCH_OPS
+from acestep_models.vae import oobleck
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.fold import fold_weight_norm
-from acestep_models.vae.oobleck import Oobleck, Snake
+from acestep_models.vae.oobleck import Oobleck, ResidualUnit, Snake
 
 # The real ratios with narrow layers, and another geometry with other multiples (spec/audio.md §9.1).
 REAL_RATIOS = OobleckConfig(
@@ -148,3 +149,33 @@ def test_wrong_shapes_are_refused():
         vae.encode_mean(torch.zeros(1, 2, 7))
     with pytest.raises(ValueError, match=r"\[B, 2, N\]"):
         vae.posterior(torch.zeros(1, 1, 100))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dilation", [1, 9])
+def test_a_unit_in_slices_is_the_unit(dilation, dtype, perturb, rng, relative_error, monkeypatch):
+    """Slices that end within what the unit sees of the ends, and one that is shorter than the others."""
+    unit = perturb(ResidualUnit(8, dilation, TORCH_OPS, None, None), 1).to(dtype).requires_grad_(False)
+    x = torch.randn(2, 8, 1000, generator=rng(4)).to(dtype)
+    before = x.clone()
+    with torch.inference_mode():
+        whole = unit(x)
+        for samples in (333, 500, 999, 2000):
+            assert relative_error(unit._in_slices(x, samples), whole) < (1e-6 if dtype == torch.float32 else 1e-2)
+        monkeypatch.setattr(oobleck, "CACHED_BYTES", 0)
+        monkeypatch.setattr(oobleck, "SLICE_BYTES", 333 * x[..., 0].nbytes)
+        assert torch.equal(unit(x), unit._in_slices(x, 333))
+    assert torch.equal(x, before)
+
+
+def test_large_units_go_in_slices_on_the_cpu_only_and_leave_gradients_alone(monkeypatch):
+    unit = ResidualUnit(64, 1, TORCH_OPS, None, None)
+    asked = []
+    monkeypatch.setattr(unit, "_in_slices", lambda x, samples: asked.append(samples) or x)
+    large, small = torch.zeros(1, 64, 70_000), torch.zeros(1, 64, 60_000)
+    unit(small[..., :100].requires_grad_())
+    with torch.no_grad():
+        unit(large)
+        unit(small[..., :1000])
+        ResidualUnit(64, 1, TORCH_OPS, META, None)(large.to(META))
+    assert asked == [8192]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ...adapters.adapter import Adapter, AdapterFacts
 from ...dit.transformer import DiT
-from ...layers import Attention, FeedForward
+from ...layers import FeedForward
 from ..noise import generator
-from .lean import LeanFeedForward, LeanNorm, SharedBand
+from .lean import LeanFeedForward, LeanNorm
 from .lora import Setting, Trained, TrainedLoKr, TrainedLoRA
 from .targets import targets_of
 
@@ -150,24 +150,11 @@ def _check(decoder: DiT, kind: str, setting: Setting) -> None:
 
 
 def _make_lean(decoder: DiT) -> Iterator[Callable[[], None]]:
-    see = SharedBand()
     for name, module in list(decoder.named_modules()):
         if isinstance(module, nn.RMSNorm):
             yield _swap(decoder, name, LeanNorm(module))
         elif isinstance(module, FeedForward):
             yield _swap(decoder, name, LeanFeedForward(module))
-        elif isinstance(module, Attention):
-            yield _see(module, see)
-
-
-def _see(module: Attention, see: SharedBand) -> Callable[[], None]:
-    before = module.ops
-    module.ops = replace(before, attention=see)
-
-    def undo() -> None:
-        module.ops = before
-
-    return undo
 
 
 def _swap(decoder: DiT, name: str, new: nn.Module) -> Callable[[], None]:

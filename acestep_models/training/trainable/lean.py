@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...layers import FeedForward
-from ...ops import attention
 
 
 class LeanNorm(nn.Module):
@@ -68,22 +67,3 @@ class _Gated(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         d_gate = torch.ops.aten.silu_backward(grad * up, gate)
         return d_gate, F.silu(gate).mul_(grad)
-
-
-class SharedBand:
-    """Attention that turns the mask of the sliding layers into numbers once, not once a layer: torch keeps what it
-    made of a bool mask for the gradient, [S, S] a layer."""
-
-    def __init__(self) -> None:
-        self._mask: Tensor | None = None
-        self._numbers = torch.empty(0)
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-        """As `ops.attention`."""
-        return attention(q, k, v, None if mask is None else self._as_numbers(mask, q.dtype), causal)
-
-    def _as_numbers(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        if mask is not self._mask or self._numbers.dtype != dtype:
-            numbers = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-            self._mask, self._numbers = mask, numbers.masked_fill_(~mask, float("-inf"))
-        return self._numbers
