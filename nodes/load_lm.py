@@ -8,7 +8,7 @@ from typing import Any
 from .host import download as fetching
 from .host import folders
 from .host.lm_loader import LoadedLM, load_planner, open_planner
-from .host.loader import NAMES, PRECISIONS
+from .host.loader import CHOICES, told
 from .host.schema import io, out, report, schema, socket
 from .load import MARK, plain_name
 from .types import Lm
@@ -67,8 +67,9 @@ def _inputs() -> list[Any]:
         ),
         choice(
             "precision",
-            PRECISIONS,
-            "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower.",
+            CHOICES,
+            "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower. int8: weights "
+            "in half the memory of bf16, computed in what auto takes; some codes come out otherwise.",
             advanced=True,
         ),
         socket(
@@ -86,6 +87,6 @@ def _describe(loaded: LoadedLM) -> tuple[str, ...]:
     return (
         f"planner: {loaded.path.name} ({loaded.size}: {config.num_hidden_layers} layers of width {config.hidden_size}, "
         f"{config.vocab_size} tokens)",
-        f"precision: {NAMES[loaded.lm.model.dtype]} on {loaded.device}",
+        f"precision: {told(loaded.lm.model.module, loaded.lm.model.dtype)} on {loaded.device}",
         f"tokenizer: {loaded.tokenizer}",
     )

@@ -20,6 +20,7 @@ from ..vae.oobleck import Oobleck
 from .checkpoint import Checkpoint, is_gain, module_shape, read_tensor
 from .files import Entry
 from .header import Shape
+from .packed import EIGHT_BITS, Packing, pack_layers, pack_weight, rows_of
 
 NETWORKS: dict[str, type[Any]] = {
     "decoder": DiT,
@@ -35,8 +36,17 @@ HEAD_ROWS = 64
 SHOWN_KEYS = 5
 
 
-def build_part(checkpoint: Checkpoint, part: str, *, ops: Ops = TORCH_OPS, dtype: torch.dtype) -> Any:
+def build_part(
+    checkpoint: Checkpoint,
+    part: str,
+    *,
+    ops: Ops = TORCH_OPS,
+    dtype: torch.dtype,
+    packing: Packing | None = None,
+) -> Any:
     """The network of one part with its weights, in `dtype`, on the CPU, without gradients, in eval mode.
+
+    `packing` keeps the large matrices in eight bits; without it, those of an fp8 file become `dtype` as well.
 
     Returns:
         DiT, ConditionEncoder, AudioTokenizer, AudioDetokenizer, Oobleck or Qwen3.
@@ -46,8 +56,17 @@ def build_part(checkpoint: Checkpoint, part: str, *, ops: Ops = TORCH_OPS, dtype
     """
     module = build_empty(checkpoint, part, ops=ops, dtype=dtype)
     check_state(checkpoint, part)
-    module.load_state_dict(load_state(checkpoint, part, dtype), strict=True, assign=True)
+    fill(module, checkpoint, part, dtype, packing)
     return module.eval().requires_grad_(False)
+
+
+def fill(
+    module: nn.Module, checkpoint: Checkpoint, part: str, dtype: torch.dtype, packing: Packing | None = None
+) -> None:
+    """Give a part's network on meta its weights; the arguments are those of `build_part`."""
+    if packing is not None:
+        pack_layers(module, part, packing, checkpoint.packed_in_file(part))
+    module.load_state_dict(load_state(checkpoint, part, dtype, packing), strict=True, assign=True)
 
 
 def build_empty(checkpoint: Checkpoint, part: str, *, ops: Ops = TORCH_OPS, dtype: torch.dtype) -> nn.Module:
@@ -74,23 +93,46 @@ def check_state(checkpoint: Checkpoint, part: str) -> None:
     _check_gains(checkpoint, part)
 
 
-def load_state(checkpoint: Checkpoint, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def load_state(
+    checkpoint: Checkpoint, part: str, dtype: torch.dtype, packing: Packing | None = None
+) -> dict[str, Tensor]:
     """Every tensor of a part under our names, in `dtype`; mapped into memory where the file has that dtype already.
 
-    Weight norm is folded (in fp32), the VAE's snakes are [1, C, 1].
+    Weight norm is folded (in fp32), the VAE's snakes are [1, C, 1], numbers of eight bits are multiplied by their
+    scales. What `packing` wants is in eight bits: the file's own, or made of the file's own numbers.
     """
-    source = checkpoint.sources[part]
+    source, in_file = checkpoint.sources[part], checkpoint.packed_in_file(part)
     _check_head(source.files.entries)
-    raw = _read(source.entries)
-    state = {}
+    raw, scales = _read(source.entries), _read(source.scales)
+    state: dict[str, Tensor] = {}
     for key, tensor in raw.items():
-        if is_gain(key):
-            continue
-        if key.endswith(".weight_v"):
-            tensor = fold_weight_norm(raw[key.removesuffix("_v") + "_g"], tensor)
-        name, shape = module_shape(key, tuple(tensor.shape))
-        state[name] = tensor.reshape(shape).to(dtype)
+        layer = key.removesuffix(".weight")
+        try:
+            if packing is not None and layer != key and packing.wants(part, layer, in_file):
+                state |= pack_weight(layer, tensor, scales.get(layer))
+            elif not is_gain(key):
+                gain = raw.get(key.removesuffix("_v") + "_g") if key.endswith(".weight_v") else None
+                name, value = _whole(key, tensor, scales.get(layer), gain)
+                state[name] = value.to(dtype)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.path}: {key} of the {part}: {error}. Choose another file.") from error
     return state
+
+
+def _whole(key: str, tensor: Tensor, scale: Tensor | None, gain: Tensor | None) -> tuple[str, Tensor]:
+    """Our name of a raw tensor, and its numbers in the shape of the module: scaled, weight norm folded."""
+    value = _unpacked(tensor, scale)
+    if gain is not None:
+        value = fold_weight_norm(_unpacked(gain), value)
+    name, shape = module_shape(key, tuple(value.shape))
+    return name, value.reshape(shape)
+
+
+def _unpacked(tensor: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The numbers that a tensor of a file stands for."""
+    if scale is None and tensor.dtype not in EIGHT_BITS:
+        return tensor
+    return tensor.float() * rows_of(scale, tensor).view(-1, *(1,) * (tensor.ndim - 1))  # [out, 1, ...]
 
 
 def _read(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
@@ -106,7 +148,7 @@ def _read(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
 
 
 def _check_gains(checkpoint: Checkpoint, part: str) -> None:
-    """Folding needs both halves of every weight norm."""
+    """Folding needs both halves of every weight norm, and a length for each row."""
     entries = checkpoint.sources[part].entries
     halves = [key[:-2] for key in entries if key.endswith((".weight_g", ".weight_v"))]
     single = sorted(key for key in set(halves) if halves.count(key) == 1)
@@ -114,6 +156,12 @@ def _check_gains(checkpoint: Checkpoint, part: str) -> None:
         raise ValueError(
             f"{checkpoint.path}: the {part} has only one half (weight_g or weight_v) of {_some(single)}. "
             "The file is incomplete: fetch it again."
+        )
+    bare = sorted(key for key, entry in entries.items() if is_gain(key) and not entry.shape)
+    if bare:
+        raise ValueError(
+            f"{checkpoint.path}: the {part} has a single number for {_some(bare)}, expected one for each row. "
+            "The file is damaged or changed: fetch the published file."
         )
 
 
@@ -124,7 +172,7 @@ def _check_head(entries: Mapping[str, Entry]) -> None:
         if head is None or table is None:
             continue
         same = head.shape == table.shape and torch.equal(
-            read_tensor(head)[-HEAD_ROWS:], read_tensor(table)[-HEAD_ROWS:]
+            read_tensor(head)[-HEAD_ROWS:].float(), read_tensor(table)[-HEAD_ROWS:].float()
         )
         if not same:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ from .shapes import dit_config, oobleck_config, qwen3_config
 
 Config = DiTConfig | OobleckConfig | Qwen3Config
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8,  # with a scale beside it
+}
+EIGHT_BITS = ("F8_E4M3", "I8")
 TOKENIZER_KEY = "tokenizer.json"  # our own key in the metadata of a file: the text of its tokenizer
 SILENCE_KEY = "silence_latent"
 SILENCE_FILE = "silence_latent.pt"
@@ -33,10 +40,14 @@ VARIANT_FIELDS = ("is_turbo", "model_version")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The tensors of one part under our raw names: as the module has them, except that weight norm is unfolded."""
+    """The tensors of one part under our raw names: as the module has them, except that weight norm is unfolded.
+
+    `scales` are what a layer's fp8 weight is to be multiplied by, under the layer's name; a layer without has 1.
+    """
 
     entries: Mapping[str, Entry]
     files: Files
+    scales: Mapping[str, Entry] = field(default_factory=dict)
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -72,6 +83,11 @@ class Checkpoint:
     def dtypes(self, part: str) -> frozenset[torch.dtype]:
         """In what the tensors of a part are stored."""
         return frozenset(DTYPES[entry.dtype] for entry in self._source(part).entries.values())
+
+    def packed_in_file(self, part: str) -> frozenset[str]:
+        """The layers of a part whose weights the file has in eight bits."""
+        entries = self._source(part).entries
+        return frozenset(key.removesuffix(".weight") for key, entry in entries.items() if entry.dtype in EIGHT_BITS)
 
     def has_weight_norm(self, part: str) -> bool:
         """Whether weights are stored as length and direction; their product has more digits than either."""

@@ -16,6 +16,7 @@ from .files import Entry, Files, is_standard_name, read_files
 from .foreign import describe
 from .keymaps import COMPONENT, DIFFUSERS, DIT_PARTS, IGNORED, QWEN3, SPLIT, KeyMap, prefixed
 from .keymaps_vae import VAE_COMFYUI, VAE_DIFFUSERS
+from .packed import scaled_layer
 from .roles import TEXT_ENCODER, check_text_width, qwen3_role
 from .sections import file_sections
 
@@ -170,16 +171,20 @@ def _parts(files: Files) -> dict[str, Part]:
         raise ValueError(_unknown(files, entries))
     _check_dtypes(files, entries)
     found: dict[str, dict[str, Entry]] = {}
+    scales: dict[str, dict[str, Entry]] = {}
     strangers = []
     for key, entry in entries.items():
-        part, ours = _place(row, key)
-        if ours is not None:
+        layer = scaled_layer(key)
+        part, ours = _place(row, key if layer is None else f"{layer}.weight")
+        if ours is not None and layer is not None:
+            scales.setdefault(part, {})[ours.removesuffix(".weight")] = entry
+        elif ours is not None:
             found.setdefault(part, {})[ours] = entry
         elif not IGNORED.fullmatch(key):
             strangers.append(key)
     if strangers:
         raise ValueError(_unexpected(files, row, strangers))
-    return {part: Part(tensors, files) for part, tensors in found.items()}
+    return {part: Part(tensors, files, scales.get(part, {})) for part, tensors in found.items()}
 
 
 def _place(row: Format, key: str) -> tuple[str, str | None]:
@@ -196,7 +201,7 @@ def _check_dtypes(files: Files, entries: Mapping[str, Entry]) -> None:
         found = ", ".join(f"{dtype} ({key})" for dtype, key in sorted(others.items()))
         raise ValueError(
             f"{files.path}: holds numbers of a kind that is not read: {found}. It is a quantised file; choose one in "
-            "bf16, fp16 or fp32 (BF16, F16, F32)."
+            "bf16, fp16, fp32 or fp8 (BF16, F16, F32, F8_E4M3)."
         )
 
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 # Keys that may be in a file although no module wants them: what they hold follows from the configuration, or (silence)
-# is read by `Checkpoint.silence_tensor`, or (lm_head) is checked to be the embedding once more.
+# is read by `Checkpoint.silence_tensor`, (lm_head) is checked to be the embedding once more, or (scale of fp8
+# inputs) is for products in fp8, which are not used.
 IGNORED = re.compile(
     r"(.*\.)?rotary_emb\.(original_)?inv_freq"
     r"|(.*\.)?quantizer\.(layers\.0\.)?(scales|_levels|_basis|implicit_codebook)"
     r"|silence_latent"
     r"|lm_head\.weight"
+    r"|(.*\.)?(scaled_fp8|scale_input|input_scale)"
 )
 
 

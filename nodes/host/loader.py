@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management as management
+import comfy.patcher_extension
 import torch
 from torch import nn
 
-from ...acestep_models.loading.build import build_part, check_state, load_state
+from ...acestep_models.loading.build import build_part, check_state
+from ...acestep_models.loading.build import fill as fill_part
 from ...acestep_models.loading.formats import Checkpoint, probe
+from ...acestep_models.loading.packed import Packing
 from ...acestep_models.pipelines.encode import ConditionerModels
 from ...acestep_models.pipelines.load import song_silence
 from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
@@ -21,12 +24,15 @@ from . import folders
 from .keep import keep_closed
 from .models import SongModel
 from .ops import casting_ops
+from .packed import HostPackedLinear, count_patched, has_packed, packed_as
 from .runtime import handle, patcher
 from .schema import AUTO
 from .sources import Sources, decoder_config
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
+INT8 = "int8"  # weights only; what is computed in is as with auto
+CHOICES = (*PRECISIONS, INT8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +54,8 @@ def load(sources: Sources, variant: str, precision: str) -> Loaded:
     """
     device = management.get_torch_device()
     dtype = decoder_dtype(precision, device)
-    conditioner, vae = load_conditioner(sources, dtype), load_vae(sources.vae, precision)
+    conditioner = load_conditioner(sources, dtype, precision == INT8)
+    vae = load_vae(sources.vae, precision)
     model = load_decoder(sources.decoder.path, sources.conditioner.path, variant, precision)
     said = model.model.config  # the conditioner's own file, where it is another one, says nothing of this decoder
     config = replace(conditioner.config, is_turbo=said.is_turbo, model_version=said.model_version)
@@ -56,16 +63,22 @@ def load(sources: Sources, variant: str, precision: str) -> Loaded:
 
 
 def decoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What to compute in: bf16 where the host says the device is good at it, else fp32.
+    """What to compute in: as chosen; for auto and int8 bf16 where the host says the device is good at it, else fp32.
 
     Raises:
         ValueError: for a precision that is not offered.
     """
     if precision in PRECISIONS:
         return PRECISIONS[precision]
-    if precision != AUTO:
-        raise ValueError(f"precision: expected {AUTO}, {', '.join(PRECISIONS)}; got {precision!r}")
+    if precision not in (AUTO, INT8):
+        raise ValueError(f"precision: expected {AUTO}, {', '.join(CHOICES)}; got {precision!r}")
     return torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+
+
+def told(network: nn.Module, dtype: torch.dtype) -> str:
+    """How a report says what a network is kept and computed in."""
+    kinds = packed_as(network)
+    return f"{kinds} weights, computed in {NAMES[dtype]}" if kinds else NAMES[dtype]
 
 
 def storage_dtype(compute: torch.dtype, checkpoint: Checkpoint, part: str, device: torch.device) -> torch.dtype:
@@ -96,22 +109,27 @@ def load_decoder(path: Path, whole: Path, variant: str, precision: str, disable_
     compute = decoder_dtype(precision, device)
     storage = storage_dtype(compute, checkpoint, "decoder", device)
     model = SongModel(decoder_config(checkpoint), variant, storage, compute)
-    fill(model.diffusion_model.decoder, checkpoint, storage)
+    packing = Packing(HostPackedLinear, compute, int8=precision == INT8)
+    fill(model.diffusion_model.decoder, checkpoint, storage, packing)
     rest = management.unet_offload_device()
-    owner = patcher(model.to(rest), device, rest, disable_dynamic)
+    # Newer hosts' way to bring weights one by one knows a layer's weight and bias only.
+    owner = patcher(model.to(rest), device, rest, disable_dynamic or has_packed(model))
+    owner.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, count_patched)
     keep_closed(owner)
     owner.cached_patcher_init = (load_decoder, (path, whole, variant, precision))
     return owner
 
 
-def fill(module: nn.Module, checkpoint: Checkpoint, storage: torch.dtype) -> None:
+def fill(module: nn.Module, checkpoint: Checkpoint, storage: torch.dtype, packing: Packing | None = None) -> None:
     """Give the decoder on meta its weights, mapped into memory where they need no cast.
+
+    `packing` says which large matrices are in eight bits.
 
     Raises:
         ValueError: for missing, unexpected or wrongly shaped tensors.
     """
     check_state(checkpoint, "decoder")
-    module.load_state_dict(load_state(checkpoint, "decoder", storage), strict=True, assign=True)
+    fill_part(module, checkpoint, "decoder", storage, packing)
     module.requires_grad_(False)
 
 
@@ -127,14 +145,15 @@ def load_vae(checkpoint: Checkpoint, precision: str) -> Handle[Oobleck]:
     return handle(cast_part(checkpoint, "vae", dtype, device), dtype, device, management.vae_offload_device())
 
 
-def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
-    """Text encoder and the networks around the decoder that run once a song."""
+def load_conditioner(sources: Sources, dtype: torch.dtype, packed: bool = False) -> ConditionerModels:
+    """Text encoder and the networks around the decoder that run once a song; `packed` keeps their matrices in int8."""
     device, rest = management.get_torch_device(), management.unet_offload_device()
 
     def part(name: str) -> Handle[Any]:
-        return handle(cast_part(sources.conditioner, name, dtype, device), dtype, device, rest)
+        module = cast_part(sources.conditioner, name, dtype, device, packed)
+        return handle(module, dtype, device, rest, disable_dynamic=has_packed(module))
 
-    text = _text_encoder(sources.text_encoder, dtype)
+    text = _text_encoder(sources.text_encoder, dtype, packed)
     tokenizer = open_tokenizer(sources.text_encoder)
     check_vocabulary(tokenizer, text.module.config.vocab_size)
     return ConditionerModels(
@@ -148,17 +167,20 @@ def load_conditioner(sources: Sources, dtype: torch.dtype) -> ConditionerModels:
     )
 
 
-def _text_encoder(checkpoint: Checkpoint, dtype: torch.dtype) -> Handle[Any]:
+def _text_encoder(checkpoint: Checkpoint, dtype: torch.dtype, packed: bool) -> Handle[Any]:
     device = management.text_encoder_device()
     compute = torch.float32 if management.is_device_cpu(device) else dtype
-    module = cast_part(checkpoint, "text_encoder", compute, device)
-    return handle(module, compute, device, management.text_encoder_offload_device())
+    module = cast_part(checkpoint, "text_encoder", compute, device, packed)
+    return handle(module, compute, device, management.text_encoder_offload_device(), disable_dynamic=has_packed(module))
 
 
-def cast_part(checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device) -> Any:
-    """A network of casting layers with its weights."""
+def cast_part(
+    checkpoint: Checkpoint, part: str, compute: torch.dtype, device: torch.device, packed: bool = False
+) -> Any:
+    """A network of casting layers with its weights; `packed` keeps its large matrices in int8."""
     storage = storage_dtype(compute, checkpoint, part, device)
-    return build_part(checkpoint, part, ops=casting_ops(), dtype=storage)
+    packing = Packing(HostPackedLinear, compute, int8=packed)
+    return build_part(checkpoint, part, ops=casting_ops(), dtype=storage, packing=packing)
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -10,6 +10,7 @@ import comfy.model_management as management
 import torch
 from torch import Tensor
 
+from ...acestep_models.loading.packed import SCALE
 from .adapters import DECODER
 from .models import song_model
 
@@ -26,9 +27,10 @@ class DecoderWeights(Mapping[str, Tensor]):
     def __init__(self, model: Any, device: torch.device) -> None:
         """`model` is one of our MODEL wires; weights are made on `device`."""
         # The host's own list: [(weight as it was loaded, conversion), patches ...] by name. A weight that is patched
-        # in place, also by a clone of this wire, comes from the backup.
-        found = model.get_key_patches(DECODER)
-        self._sources = {key.removeprefix(DECODER): parts for key, parts in found.items()}
+        # in place, also by a clone of this wire, comes from the backup. Scales of packed weights, which the list has or
+        # not as these are patched in place or not, are in the conversion.
+        found = model.get_key_patches(DECODER).items()
+        self._sources = {key.removeprefix(DECODER): parts for key, parts in found if not key.endswith(f".{SCALE}")}
         self._device = device
 
     def __getitem__(self, name: str) -> Tensor:

@@ -143,5 +143,5 @@ def test_a_missing_part_is_named(pack, core, tiny_2b_split):
 
 
 def test_unknown_precision(pack):
-    with pytest.raises(ValueError, match="expected auto, bf16, fp32; got 'fp16'"):
+    with pytest.raises(ValueError, match="expected auto, bf16, fp32, int8; got 'fp16'"):
         pack("host.loader").decoder_dtype("fp16", torch.device("cpu"))

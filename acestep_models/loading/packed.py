@@ -1,0 +1,194 @@
+"""Weights in eight bits: made when a model is loaded or as the file has them, multiplied out again at each use.
+
+Packed are the matrices of the transformer layers, which are nearly all of a model: int8 with one scale for each row of
+outputs, symmetric; or fp8 (e4m3), with the scale that the file brings, if it does. In high precision stay norms, scale
+tables, embeddings, biases, convolutions, what makes the times, and the code tokenizer as a whole, in which a rounding
+error is another code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import META
+
+SCALE = "scale_weight"  # the host's own name of such a scale
+SCALES = (f".{SCALE}", ".weight_scale")  # as its older and newer fp8 files have it
+LARGEST = 127
+FP8 = torch.float8_e4m3fn
+EIGHT_BITS = (torch.int8, FP8)
+WHOLE_PARTS = ("tokenizer", "vae")
+_MATRIX = re.compile(r"(.*\.)?layers\.\d+\.(self_attn|cross_attn|mlp)\.\w+_proj")
+# torch's int8 kernel for the CPU is twice as fast as a bf16 matrix for few rows (a planner's step) and slower for
+# many. It reads whole vectors: other sizes crash it, and in fp32 it is ten times as slow.
+FEW_ROWS, VECTOR = 8, 32
+
+
+def is_packed(part: str, name: str) -> bool:
+    """Whether the layer `name` (without .weight) of a part is packed."""
+    return part not in WHOLE_PARTS and _MATRIX.fullmatch(name) is not None
+
+
+def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [out, in] -> int8 [out, in] and scales fp32 [out, 1]; weight is nearly their product.
+
+    The scales are bf16 numbers, so that a kernel that wants them in bf16 computes with the same ones.
+
+    Raises:
+        ValueError: for weights that are not finite.
+    """
+    rows = weight.float()
+    largest = rows.abs().amax(dim=1, keepdim=True)  # [out, 1]
+    if not bool(largest.isfinite().all()):
+        raise ValueError("some of its numbers are not finite, as in a damaged file")
+    scale = (largest / LARGEST).bfloat16().float()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (rows / scale).round_().clamp_(-LARGEST, LARGEST).to(torch.int8), scale
+
+
+def packed_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., in] times a packed weight [out, in] with scales [out, 1] -> [..., out] in the dtype of x.
+
+    The scale is multiplied to what comes out: no full matrix is rounded, and an int8 or fp8 number is exact in bf16.
+    """
+    scale = scale.to(x.dtype).flatten()  # [out]
+    if _has_kernel(x, weight):
+        out = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]).contiguous(), weight, scale)
+        out = out.reshape(*x.shape[:-1], -1)
+    else:
+        out = F.linear(x, weight.to(x.dtype)) * scale
+    return out if bias is None else out + bias
+
+
+def _has_kernel(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and weight.dtype == torch.int8
+        and 0 < x.numel() // x.shape[-1] <= FEW_ROWS
+        and not any(size % VECTOR for size in weight.shape)
+        and hasattr(torch, "_weight_int8pack_mm")
+    )
+
+
+def rows_of(scale: Tensor | None, weight: Tensor) -> Tensor:
+    """The scale that a file has for a weight [out, ...], as fp32 [out, 1].
+
+    fp8 without one stands for itself.
+
+    Raises:
+        ValueError: unless it is one number, or one for each row; if int8 has none; for a weight without rows.
+    """
+    if not weight.ndim:
+        raise ValueError("it is a single number, expected rows of them")
+    rows = weight.shape[0]
+    if scale is None and weight.dtype == torch.int8:
+        raise ValueError("it is in int8 without a scale beside it (.scale_weight), so its numbers are not known")
+    if scale is None:
+        return torch.ones(rows, 1)
+    if scale.numel() not in (1, rows):
+        raise ValueError(f"its scale has the shape {list(scale.shape)}, expected one number or {rows}")
+    return scale.float().reshape(-1, 1).expand(rows, 1).clone()
+
+
+class PackedLinear(nn.Module):
+    """A linear layer whose weight has eight bits a number, for inference.
+
+    Attributes:
+        weight: int8 or fp8 [out, in].
+        scale_weight: fp32 [out, 1].
+        dtype: what a weight that a patch was merged into is kept in.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = in_features, out_features, dtype
+        self.weight = _fixed(out_features, in_features, device=device, dtype=torch.int8)
+        self.scale_weight = _fixed(out_features, 1, device=device, dtype=torch.float32)
+        self.bias = _fixed(out_features, device=device, dtype=dtype) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return packed_linear(x, self.weight, self.scale_weight, None if self.bias is None else self.bias.to(x))
+
+    def unpacked(self) -> Tensor:
+        """The weight [out, in] in float32."""
+        return self.weight.float() * self.scale_weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Weight and scale move to other devices, and keep their dtypes: fp8 in another would pass for unscaled."""
+        kept = (self.weight, self.scale_weight)
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            ours = any(tensor is one for one in kept) and moved.dtype != tensor.dtype
+            return tensor.to(moved.device) if ours else moved
+
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+
+
+def _fixed(*shape: int, device: torch.device | str | None, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape, device=device, dtype=dtype), requires_grad=False)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How packed layers are made.
+
+    Attributes:
+        make: their class, such as `PackedLinear`.
+        patched: what a weight is kept in that a patch was merged into.
+        int8: whether matrices that the file has in more than eight bits become int8; else they stay.
+    """
+
+    make: Callable[..., Any]
+    patched: torch.dtype
+    int8: bool = True
+
+    def wants(self, part: str, layer: str, in_file: frozenset[str]) -> bool:
+        """Whether a layer of a part is packed, given those that the file has in eight bits."""
+        return is_packed(part, layer) and (self.int8 or layer in in_file)
+
+
+def pack_layers(module: nn.Module, part: str, packing: Packing, in_file: frozenset[str] = frozenset()) -> None:
+    """Put packed layers, empty ones on meta, in the place of those that `packing` wants."""
+    for name, layer in list(module.named_modules()):
+        if packing.wants(part, name, in_file):
+            owner, _, leaf = name.rpartition(".")
+            made = packing.make(layer.in_features, layer.out_features, layer.bias is not None, META, packing.patched)
+            setattr(module.get_submodule(owner), leaf, made)
+
+
+def scaled_layer(key: str) -> str | None:
+    """The layer whose fp8 scale a key of a file names, None if it is no scale."""
+    return next((key.removesuffix(ending) for ending in SCALES if key.endswith(ending)), None)
+
+
+def pack_weight(name: str, weight: Tensor, given: Tensor | None = None) -> dict[str, Tensor]:
+    """The two tensors that a packed layer loads in place of its weight.
+
+    What a file has in eight bits stays as it is, with the scale `given` for all of it or each row; any other weight
+    is multiplied by it, where there is one, before it is rounded.
+
+    Raises:
+        ValueError: for weights that are not finite, or a scale of another shape.
+    """
+    if weight.dtype in EIGHT_BITS:
+        packed, scale = weight, rows_of(given, weight)
+    else:
+        packed, scale = quantise_rows(weight if given is None else weight.float() * rows_of(given, weight))
+    return {f"{name}.weight": packed, f"{name}.{SCALE}": scale}
