@@ -12,7 +12,6 @@ import json
 import math
 import pickle
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from ..adapters.adapter import Adapter
 from ..adapters.write import write_adapter
 from ..errors import ACEStepError
-from .files import listed, new_folder, remove_drafts, sync_file, what_differs, write_text
+from .files import listed, new_folder, remove_drafts, remove_folder, sync_file, what_differs, write_text
 
 FOLDER, LATEST, LIST, STATE = "checkpoints", "latest", "checkpoint.json", "state.pt"
 KIND = "kind"  # of the optimizer, beside its state
@@ -133,7 +132,7 @@ class Checkpoints:
         best = self.best(step)
         for path in self._until(step)[:-keep]:
             if best is None or path != best[0]:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
 
     def best(self, step: int) -> tuple[Path, float] | None:
         """The checkpoint up to `step` with the lowest validation loss, and that; of equals the newest."""

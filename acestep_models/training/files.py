@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +94,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if draft.exists():
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Take a folder away under a temporary name: a kill in the middle leaves nothing half there that has its name."""
+    aside = path.with_name(_draft_name(path))
+    with suppress(OSError):  # one that cannot be moved stays, whole
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_drafts(folder: Path) -> None:

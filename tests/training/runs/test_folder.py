@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from acestep_models.errors import ACEStepError
 from acestep_models.training.around import Around
 from acestep_models.training.checkpoint import Counters
 from acestep_models.training.data.clip import Clip, Dataset
-from acestep_models.training.files import remove_drafts
+from acestep_models.training.files import remove_drafts, remove_folder
 from acestep_models.training.job import TrainOptions, _Job, train
 from acestep_models.training.parallel import Workers
 from acestep_models.training.record import compare_options
@@ -233,6 +234,20 @@ def test_a_kill_between_two_names_of_a_folder_loses_nothing(tmp_path):
     remove_drafts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
     assert (tmp_path / "final" / "README.md").read_text() == ".old"
+
+
+def test_a_kill_while_a_folder_is_taken_away_leaves_nothing_half_there(tmp_path, monkeypatch):
+    """Its name is gone first; what is left under another one is swept."""
+    old, kept = tmp_path / "step_000001", tmp_path / "step_000002"
+    for folder in (old, kept):
+        folder.mkdir()
+        (folder / "state.pt").write_text("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
+        remove_folder(old)
+    assert [path.name for path in tmp_path.glob("step_*")] == ["step_000002"]
+    remove_drafts(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept] and (kept / "state.pt").read_text() == "whole"
 
 
 @pytest.mark.parametrize("name", ["", "checkpoints", "final", "prepared"])
