@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dit.context import task_context
-from .examples import FRAME_STEP, Example, Prepared
+from .examples import FRAME_STEP, Example, Prepared, whole_frames
 from .noise import generator
 from .options import TrainOptions
 from .times import DISCRETE, DISCRETE_STEPS, Times, condition_dropout_for
@@ -90,11 +90,6 @@ def _real(lengths: Sequence[int]) -> Tensor | None:
     return torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
 
 
-def whole_frames(frames: int) -> int:
-    """The most frames that end on a code and on a patch."""
-    return frames // FRAME_STEP * FRAME_STEP
-
-
 @dataclass(frozen=True, eq=False)
 class Draws:
     """What every item of a run is.
@@ -113,13 +108,6 @@ class Draws:
     trained: tuple[int, ...]
     validated: tuple[int, ...]
     _orders: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def longest(self) -> tuple[int, int]:
-        """(frames, tokens) of the longest item."""
-        examples = self.data.examples
-        frames = max(self._length(one) for one in examples)
-        return frames, max(len(rows) for one in examples for rows in (one.plain, one.hinted) if rows is not None)
 
     def example(self, number: int) -> Example:
         """The song of item `number`: every epoch has each entry once, in an order of its own."""

@@ -11,6 +11,11 @@ from torch import Tensor
 FRAME_STEP = 10
 
 
+def whole_frames(frames: int) -> int:
+    """The most frames that end on a code and on a patch."""
+    return frames // FRAME_STEP * FRAME_STEP
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One song, ready to be trained on; every tensor is a normal one, float32 on the CPU.
@@ -51,3 +56,9 @@ class Prepared:
     fingerprint: str
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+    def longest(self, crop_frames: int) -> tuple[int, int]:
+        """(frames, tokens) of the longest item, where crops have so many frames; 0 takes whole songs."""
+        frames = max(whole_frames(len(one.latents)) for one in self.examples)
+        words = (rows for one in self.examples for rows in (one.plain, one.hinted) if rows is not None)
+        return min(frames, crop_frames or frames), max(len(rows) for rows in words)

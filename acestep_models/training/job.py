@@ -189,7 +189,7 @@ class _Job:
         if self.options.recompute != "auto" or self.around.device.type != "cuda":
             return self.options.recompute == "on"
         free, _ = torch.cuda.mem_get_info(self.around.device)
-        frames, tokens = self.draws.longest
+        frames, tokens = self.draws.data.longest(self.options.crop_frames)
         wish = replace(self.options, recompute="off")
         needed = estimate(self.decoder.config, wish, frames, tokens, next(self.decoder.parameters()).dtype)
         return needed.growth + CARD_OVERHEAD > free

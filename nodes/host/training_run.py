@@ -56,10 +56,7 @@ class Need:
 
     def bytes(self, options: TrainOptions) -> int:
         """Decoder, adapter, optimizer, what a step keeps, and on a card what its driver takes."""
-        longest = max(len(example.latents) for example in self.data.examples)
-        frames = min(longest, options.crop_frames) if options.crop_frames else longest
-        both = ((example.plain, example.hinted) for example in self.data.examples)
-        tokens = max(len(words) for pair in both for words in pair if words is not None)
+        frames, tokens = self.data.longest(options.crop_frames)
         overhead = 0 if self.device.type == "cpu" else CARD_OVERHEAD
         return estimate(self.config, options, frames, tokens, self.dtype).total + overhead
 
