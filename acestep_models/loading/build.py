@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..dit.codes import AudioDetokenizer, AudioTokenizer
@@ -17,10 +15,12 @@ from ..ops import META, TORCH_OPS, Ops
 from ..qwen3.model import Qwen3
 from ..vae.fold import fold_weight_norm
 from ..vae.oobleck import Oobleck
-from .checkpoint import Checkpoint, is_gain, module_shape, read_tensor
+from .blocks import BLOCKS, unblock
+from .checkpoint import Checkpoint, is_gain, module_shape
 from .files import Entry
 from .header import Shape
 from .packed import EIGHT_BITS, Packing, pack_layers, pack_weight, rows_of
+from .tensors import read_tensor, read_tensors
 
 NETWORKS: dict[str, type[Any]] = {
     "decoder": DiT,
@@ -34,6 +34,7 @@ NETWORKS: dict[str, type[Any]] = {
 HEAD_KEY, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 HEAD_ROWS = 64
 SHOWN_KEYS = 5
+NEAR = 0.2  # relative; the coarsest blocks that are read are 0.1 off
 
 
 def build_part(
@@ -46,7 +47,7 @@ def build_part(
 ) -> Any:
     """The network of one part with its weights, in `dtype`, on the CPU, without gradients, in eval mode.
 
-    `packing` keeps the large matrices in eight bits; without it, those of an fp8 file become `dtype` as well.
+    `packing` keeps the large matrices in eight bits or as the file has them; without it, all become `dtype`.
 
     Returns:
         DiT, ConditionEncoder, AudioTokenizer, AudioDetokenizer, Oobleck or Qwen3.
@@ -99,18 +100,20 @@ def load_state(
     """Every tensor of a part under our names, in `dtype`; mapped into memory where the file has that dtype already.
 
     Weight norm is folded (in fp32), the VAE's snakes are [1, C, 1], numbers of eight bits are multiplied by their
-    scales. What `packing` wants is in eight bits: the file's own, or made of the file's own numbers.
+    scales, blocks are decoded. What `packing` wants is packed: as the file has it, or made of the file's own numbers.
     """
     source, in_file = checkpoint.sources[part], checkpoint.packed_in_file(part)
     _check_head(source.files.entries)
-    raw, scales = _read(source.entries), _read(source.scales)
+    raw, scales = read_tensors(source.entries), read_tensors(source.scales)
     state: dict[str, Tensor] = {}
     for key, tensor in raw.items():
         layer = key.removesuffix(".weight")
         try:
             if packing is not None and layer != key and packing.wants(part, layer, in_file):
-                state |= pack_weight(layer, tensor, scales.get(layer))
+                in_blocks = in_file.get(layer) in BLOCKS
+                state |= {key: tensor} if in_blocks else pack_weight(layer, tensor, scales.get(layer))
             elif not is_gain(key):
+                tensor = _plain(source.entries[key], tensor, dtype)
                 gain = raw.get(key.removesuffix("_v") + "_g") if key.endswith(".weight_v") else None
                 name, value = _whole(key, tensor, scales.get(layer), gain)
                 state[name] = value.to(dtype)
@@ -135,16 +138,10 @@ def _unpacked(tensor: Tensor, scale: Tensor | None = None) -> Tensor:
     return tensor.float() * rows_of(scale, tensor).view(-1, *(1,) * (tensor.ndim - 1))  # [out, 1, ...]
 
 
-def _read(entries: Mapping[str, Entry]) -> dict[str, Tensor]:
-    """Our raw name -> tensor; each file is opened once."""
-    by_file = defaultdict(list)
-    for key, entry in entries.items():
-        by_file[entry.path].append((key, entry.key))
-    tensors = {}
-    for path, pairs in by_file.items():
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors.update({key: file.get_tensor(theirs) for key, theirs in pairs})
-    return tensors
+def _plain(entry: Entry, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a file has in blocks as numbers in `dtype`; any other tensor as it is."""
+    block = BLOCKS.get(entry.dtype)
+    return tensor if block is None else unblock(tensor, block, dtype).view(-1, *entry.shape[1:])
 
 
 def _check_gains(checkpoint: Checkpoint, part: str) -> None:
@@ -157,28 +154,36 @@ def _check_gains(checkpoint: Checkpoint, part: str) -> None:
             f"{checkpoint.path}: the {part} has only one half (weight_g or weight_v) of {_some(single)}. "
             "The file is incomplete: fetch it again."
         )
-    bare = sorted(key for key, entry in entries.items() if is_gain(key) and not entry.shape)
-    if bare:
+    shapes = {key: (entry.shape, entries[f"{key[:-1]}v"].shape) for key, entry in entries.items() if is_gain(key)}
+    odd = sorted(f"{key} {list(got)}" for key, (got, weight) in shapes.items() if got != _one_a_row(weight))
+    if odd:
         raise ValueError(
-            f"{checkpoint.path}: the {part} has a single number for {_some(bare)}, expected one for each row. "
+            f"{checkpoint.path}: the {part} has lengths that are not one for each row: {_some(odd)}. "
             "The file is damaged or changed: fetch the published file."
         )
+
+
+def _one_a_row(weight: Shape) -> Shape:
+    return (*weight[:1], *(1 for _ in weight[1:]))
 
 
 def _check_head(entries: Mapping[str, Entry]) -> None:
     """A head in the file may only be the embedding once more (spec/planner.md §1.3); a few rows tell."""
     for prefix in ("", "model."):
-        head, table = entries.get(HEAD_KEY), entries.get(prefix + EMBEDDING)
-        if head is None or table is None:
-            continue
-        same = head.shape == table.shape and torch.equal(
-            read_tensor(head)[-HEAD_ROWS:].float(), read_tensor(table)[-HEAD_ROWS:].float()
-        )
-        if not same:
+        head, table = entries.get(HEAD_KEY) or entries.get(prefix + HEAD_KEY), entries.get(prefix + EMBEDDING)
+        if head is not None and table is not None and not _same_rows(head, table):
             raise ValueError(
                 f"{head.path}: {HEAD_KEY} differs from {table.key}. The planner of ACE-Step 1.5 uses one table for "
                 "both; this is another language model or a changed one: fetch the published file."
             )
+
+
+def _same_rows(head: Entry, table: Entry) -> bool:
+    """Whether the last rows are alike: equal, or near where quantising rounded the two in different ways."""
+    first, second = (_plain(one, read_tensor(one)[-HEAD_ROWS:], torch.float32) for one in (head, table))
+    if head.dtype == table.dtype or not {head.dtype, table.dtype} & BLOCKS.keys():
+        return head.shape == table.shape and torch.equal(first.float(), second.float())
+    return head.shape == table.shape and bool((first.float() - second.float()).norm() < NEAR * second.float().norm())
 
 
 def _differences(missing: Iterable[str], unexpected: Iterable[str], shapes: Mapping[str, tuple[Shape, Shape]]) -> str:

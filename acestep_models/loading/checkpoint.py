@@ -10,28 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..dit.config import DiTConfig
 from ..qwen3.model import Qwen3Config
 from ..units import LATENT_CHANNELS
 from ..vae.config import OobleckConfig
+from .blocks import BLOCKS
 from .files import Entry, Files, is_standard_name
+from .gguf_tokenizer import tokenizer_json
 from .header import Shape
 from .keymaps import DIT_PARTS, canonical
 from .shapes import dit_config, oobleck_config, qwen3_config
+from .tensors import PLAIN, read_tensor
 
 Config = DiTConfig | OobleckConfig | Qwen3Config
 
 DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
+    **PLAIN,
     "F8_E4M3": torch.float8_e4m3fn,
     "I8": torch.int8,  # with a scale beside it
+    **dict.fromkeys(BLOCKS, torch.uint8),
 }
-EIGHT_BITS = ("F8_E4M3", "I8")
+PACKED = ("F8_E4M3", "I8", *BLOCKS)
 TOKENIZER_KEY = "tokenizer.json"  # our own key in the metadata of a file: the text of its tokenizer
 SILENCE_KEY = "silence_latent"
 SILENCE_FILE = "silence_latent.pt"
@@ -84,10 +85,10 @@ class Checkpoint:
         """In what the tensors of a part are stored."""
         return frozenset(DTYPES[entry.dtype] for entry in self._source(part).entries.values())
 
-    def packed_in_file(self, part: str) -> frozenset[str]:
-        """The layers of a part whose weights the file has in eight bits."""
+    def packed_in_file(self, part: str) -> dict[str, str]:
+        """The layers of a part whose weights the file has in eight bits or fewer, and as what."""
         entries = self._source(part).entries
-        return frozenset(key.removesuffix(".weight") for key, entry in entries.items() if entry.dtype in EIGHT_BITS)
+        return {key.removesuffix(".weight"): entry.dtype for key, entry in entries.items() if entry.dtype in PACKED}
 
     def has_weight_norm(self, part: str) -> bool:
         """Whether weights are stored as length and direction; their product has more digits than either."""
@@ -133,13 +134,17 @@ class Checkpoint:
     def tokenizer_source(self, part: str | None = None) -> str | Path | None:
         """Where the tokenizer is: JSON text, the path of a tokenizer.json, a folder with vocab.json, or nowhere.
 
-        It is looked for in the metadata of the file, and beside files that lie in a model folder. `part` says whose,
-        where a file holds text encoder and planner; the text encoder's is the usual one.
+        It is looked for in the file itself, and beside files that lie in a model folder. `part` says whose, where a
+        file holds text encoder and planner; the text encoder's is the usual one.
+
+        Raises:
+            ValueError: if that of a GGUF file is damaged.
         """
         for name in ("text_encoder", "lm") if part is None else (part,):
             if name in self.sources:
                 files = self.sources[name].files
-                return files.metadata.get(TOKENIZER_KEY) or _tokenizer_beside(files.path)
+                inside = tokenizer_json(files.path) if files.headers[0].starts else files.metadata.get(TOKENIZER_KEY)
+                return inside or _tokenizer_beside(files.path)
         return None
 
     def silence_tensor(self) -> Tensor | None:
@@ -154,6 +159,8 @@ class Checkpoint:
         entry = source.files.entries.get(SILENCE_KEY)
         if entry is not None:
             tensor = read_tensor(entry)
+            if entry.start is not None:  # [frames, 64] in a GGUF file
+                tensor = tensor.mT[None]
             return _silence(source.files.path, tensor.mT if self.layout == "diffusers" else tensor)
         beside = source.files.path.parent / SILENCE_FILE
         if is_standard_name(source.files.path) and beside.is_file():
@@ -182,13 +189,6 @@ def module_shape(key: str, shape: Shape) -> tuple[str, Shape]:
     if key.endswith((".alpha", ".beta")) and len(shape) == 1:  # ComfyUI's snakes
         return key, (1, shape[0], 1)
     return key.removesuffix("_v"), shape
-
-
-def read_tensor(entry: Entry) -> Tensor:
-    """One tensor, mapped into memory and not yet read."""
-    with safe_open(entry.path, framework="pt", device="cpu") as file:
-        tensor: Tensor = file.get_tensor(entry.key)
-    return tensor
 
 
 def read_pickle(path: Path) -> Any:

@@ -11,23 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .gguf_header import is_gguf, read_gguf
+from .header import CONFIG_KEY as CONFIG_KEY
 from .header import Header, Shape, read_header
 
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
-CONFIG_KEY = "acestep_config"  # our own key in the metadata of a file: its config JSON
 # A config.json belongs to a file only under these names; elsewhere it may be a neighbour's.
 WEIGHT_NAMES = ("model", "diffusion_pytorch_model")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies."""
+    """Where one tensor lies; `start` is its first byte in a GGUF file."""
 
     path: Path
     key: str
     shape: Shape
     dtype: str
+    start: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Files:
     def entries(self) -> dict[str, Entry]:
         """Every tensor of every file."""
         return {
-            key.removeprefix(self.prefix): Entry(h.path, key, h.shapes[key], h.dtypes[key])
+            key.removeprefix(self.prefix): Entry(h.path, key, h.shapes[key], h.dtypes[key], h.starts.get(key))
             for h in self.headers
             for key in h.shapes
             if key.startswith(self.prefix)
@@ -68,16 +70,20 @@ class Files:
 
 
 def read_files(path: Path) -> Files:
-    """Headers and config of a .safetensors file, an index of shards, or a folder that holds one of them.
+    """Headers and config of a .safetensors or .gguf file, an index of shards, or a folder that holds one of them.
 
     Raises:
         ValueError: if there is nothing to read, or a file is damaged.
     """
     path = _weights(path) if path.is_dir() else path
-    headers = tuple(read_header(shard) for shard in _shards(path))
+    headers = tuple(_header(shard) for shard in _shards(path))
     metadata = headers[0].metadata.get(CONFIG_KEY)
     given = _parse(metadata, path) if metadata else _config_beside(path)
     return Files(path, headers, given)
+
+
+def _header(path: Path) -> Header:
+    return read_gguf(path) if is_gguf(path) else read_header(path)
 
 
 def is_standard_name(path: Path) -> bool:

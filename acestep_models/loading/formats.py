@@ -201,7 +201,7 @@ def _check_dtypes(files: Files, entries: Mapping[str, Entry]) -> None:
         found = ", ".join(f"{dtype} ({key})" for dtype, key in sorted(others.items()))
         raise ValueError(
             f"{files.path}: holds numbers of a kind that is not read: {found}. It is a quantised file; choose one in "
-            "bf16, fp16, fp32 or fp8 (BF16, F16, F32, F8_E4M3)."
+            "bf16, fp16, fp32 or fp8 (BF16, F16, F32, F8_E4M3), or a GGUF file."
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ Shape = tuple[int, ...]
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the format itself
 LENGTH_BYTES = 8
+# Our own keys in the metadata of a file: its config JSON, and the job of a Qwen3 whose sizes do not tell it.
+CONFIG_KEY, ROLE_KEY = "acestep_config", "acestep_role"
 
 # First bytes of what people rename to .safetensors, or get in place of one.
 SIGNATURES: dict[bytes, str] = {
@@ -19,18 +22,22 @@ SIGNATURES: dict[bytes, str] = {
     b"<html": "it is a web page, probably an error or login page of the download site",
     b"PK\x03\x04": "it is a PyTorch pickle (.ckpt, .pt); those can run code and are not read",
     b"\x80": "it is a Python pickle (.ckpt, .pt); those can run code and are not read",
-    b"GGUF": "it is a GGUF file; those are not read",
+    b"GGUF": "it is a GGUF file; those are read as models only",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """Names, shapes, dtypes (as safetensors spells them: F32, BF16 …) and free metadata of one file."""
+    """Names, shapes, dtypes (as safetensors and ggml spell them: F32, BF16, Q8_0 …) and free metadata of one file.
+
+    `starts` is at which byte each tensor of a GGUF file begins; other files have none.
+    """
 
     path: Path
     shapes: dict[str, Shape]
     dtypes: dict[str, str]
     metadata: dict[str, str]
+    starts: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> Header:

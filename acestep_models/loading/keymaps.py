@@ -19,7 +19,7 @@ IGNORED = re.compile(
     r"(.*\.)?rotary_emb\.(original_)?inv_freq"
     r"|(.*\.)?quantizer\.(layers\.0\.)?(scales|_levels|_basis|implicit_codebook)"
     r"|silence_latent"
-    r"|lm_head\.weight"
+    r"|(model\.)?lm_head\.weight"
     r"|(.*\.)?(scaled_fp8|scale_input|input_scale)"
 )
 

@@ -1,16 +1,18 @@
-"""Weights in eight bits: made when a model is loaded or as the file has them, multiplied out again at each use.
+"""Weights in eight bits or fewer: made when a model is loaded or as the file has them, multiplied out at each use.
 
 Packed are the matrices of the transformer layers, which are nearly all of a model: int8 with one scale for each row of
-outputs, symmetric; or fp8 (e4m3), with the scale that the file brings, if it does. In high precision stay norms, scale
-tables, embeddings, biases, convolutions, what makes the times, and the code tokenizer as a whole, in which a rounding
-error is another code.
+outputs, symmetric; fp8 (e4m3), with the scale that the file brings, if it does; or the blocks of a GGUF file. In high
+precision stay norms, scale tables, embeddings, biases, convolutions, what makes the times, and the code tokenizer as a
+whole, in which a rounding error is another code.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import META
+from .blocks import BLOCKS, Block, unblock
 
 SCALE = "scale_weight"  # the host's own name of such a scale
 SCALES = (f".{SCALE}", ".weight_scale")  # as its older and newer fp8 files have it
@@ -98,13 +101,61 @@ def rows_of(scale: Tensor | None, weight: Tensor) -> Tensor:
     return scale.float().reshape(-1, 1).expand(rows, 1).clone()
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight has eight bits a number, for inference.
+class Packed(nn.Module, ABC):
+    """A linear layer whose weight is not kept as the numbers that it stands for, for inference.
+
+    Attributes:
+        weight: [out, ...], of a kind of its own.
+        dtype: what a weight that a patch was merged into is kept in.
+        packed_bytes: what the weight takes, as long as it is packed.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    packed_bytes: int
+
+    def __init__(self, in_features: int, out_features: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = in_features, out_features, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self.product(x, self.weight, None if self.bias is None else self.bias.to(x))
+
+    @abstractmethod
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] times a packed weight -> [..., out] in the dtype of x."""
+
+    @abstractmethod
+    def numbers(self, weight: Tensor) -> Tensor:
+        """The weight [out, in] in float32 that a packed one, whose own numbers may be in any dtype, stands for."""
+
+    @abstractmethod
+    def is_packed(self) -> bool:
+        """Whether the weight is a packed one now, and not a patched one."""
+
+    def unpacked(self) -> Tensor:
+        """The weight [out, in] in float32."""
+        return self.numbers(self.weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """What is packed moves to other devices, and keeps its dtype: fp8 in another would pass for unscaled."""
+        kept = [value for name, value in self.named_parameters(recurse=False) if name != "bias"]
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            ours = any(tensor is one for one in kept) and moved.dtype != tensor.dtype
+            return tensor.to(moved.device) if ours else moved
+
+        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+
+
+class PackedLinear(Packed):
+    """A linear layer whose weight has eight bits a number.
 
     Attributes:
         weight: int8 or fp8 [out, in].
         scale_weight: fp32 [out, 1].
-        dtype: what a weight that a patch was merged into is kept in.
     """
 
     def __init__(
@@ -115,30 +166,56 @@ class PackedLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.dtype = in_features, out_features, dtype
+        super().__init__(in_features, out_features, dtype)
+        self.packed_bytes = out_features * in_features
         self.weight = _fixed(out_features, in_features, device=device, dtype=torch.int8)
         self.scale_weight = _fixed(out_features, 1, device=device, dtype=torch.float32)
         self.bias = _fixed(out_features, device=device, dtype=dtype) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        return packed_linear(x, self.weight, self.scale_weight, None if self.bias is None else self.bias.to(x))
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return packed_linear(x, weight, self.scale_weight.to(x.device), bias)
 
-    def unpacked(self) -> Tensor:
-        """The weight [out, in] in float32."""
-        return self.weight.float() * self.scale_weight
+    def numbers(self, weight: Tensor) -> Tensor:
+        return weight.float() * self.scale_weight.to(weight.device)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Weight and scale move to other devices, and keep their dtypes: fp8 in another would pass for unscaled."""
-        kept = (self.weight, self.scale_weight)
+    def is_packed(self) -> bool:
+        return self.weight.dtype in EIGHT_BITS
 
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            ours = any(tensor is one for one in kept) and moved.dtype != tensor.dtype
-            return tensor.to(moved.device) if ours else moved
 
-        return super()._apply(move, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
+class BlockLinear(Packed):
+    """A linear layer whose weight is in the blocks of a GGUF file.
+
+    Attributes:
+        weight: uint8 [out, bytes of a row].
+        block: the kind of its blocks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        block: Block,
+    ) -> None:
+        super().__init__(in_features, out_features, dtype)
+        width = block.row_bytes(in_features)
+        self.block, self.packed_bytes = block, out_features * width
+        self.weight = _fixed(out_features, width, device=device, dtype=torch.uint8)
+        self.bias = _fixed(out_features, device=device, dtype=dtype) if bias else None
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Its numbers are made in float32 and rounded once, to the dtype of x."""
+        return F.linear(x, unblock(weight, self.block, x.dtype), bias)
+
+    def numbers(self, weight: Tensor) -> Tensor:
+        """A byte is exact in every dtype that the host may have made of it."""
+        return unblock(weight.to(torch.uint8), self.block, torch.float32)
+
+    def is_packed(self) -> bool:
+        return self.weight.dtype == torch.uint8
 
 
 def _fixed(*shape: int, device: torch.device | str | None, dtype: torch.dtype) -> nn.Parameter:
@@ -153,23 +230,30 @@ class Packing:
         make: their class, such as `PackedLinear`.
         patched: what a weight is kept in that a patch was merged into.
         int8: whether matrices that the file has in more than eight bits become int8; else they stay.
+        make_blocks: the class of those that the file has in blocks, such as `BlockLinear`.
     """
 
     make: Callable[..., Any]
     patched: torch.dtype
     int8: bool = True
+    make_blocks: Callable[..., Any] = BlockLinear
 
-    def wants(self, part: str, layer: str, in_file: frozenset[str]) -> bool:
-        """Whether a layer of a part is packed, given those that the file has in eight bits."""
+    def wants(self, part: str, layer: str, in_file: Collection[str]) -> bool:
+        """Whether a layer of a part is packed, given those that are in the file."""
         return is_packed(part, layer) and (self.int8 or layer in in_file)
 
 
-def pack_layers(module: nn.Module, part: str, packing: Packing, in_file: frozenset[str] = frozenset()) -> None:
-    """Put packed layers, empty ones on meta, in the place of those that `packing` wants."""
+def pack_layers(
+    module: nn.Module, part: str, packing: Packing, in_file: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Put packed layers, empty ones on meta, in the place of those that `packing` wants; `in_file` says as what the
+    file has those that are packed there."""
     for name, layer in list(module.named_modules()):
         if packing.wants(part, name, in_file):
             owner, _, leaf = name.rpartition(".")
-            made = packing.make(layer.in_features, layer.out_features, layer.bias is not None, META, packing.patched)
+            sizes = layer.in_features, layer.out_features, layer.bias is not None, META, packing.patched
+            block = BLOCKS.get(in_file.get(name, ""))
+            made = packing.make(*sizes) if block is None else packing.make_blocks(*sizes, block=block)
             setattr(module.get_submodule(owner), leaf, made)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .checkpoint import Checkpoint, Part
 from .files import Files
+from .header import ROLE_KEY as ROLE_KEY
+from .shapes import side
 
 TEXT_ENCODER, LM = "text_encoder", "lm"
-ROLE_KEY = "acestep_role"  # our own key in metadata or config of small models, whose sizes say nothing
 
 LM_ROWS = 217_204  # text, special tokens and 65 535 audio codes (spec/planner.md §1.2)
 ENCODER_ROWS, ENCODER_WIDTH = 151_669, 1024
@@ -24,7 +25,7 @@ def qwen3_role(files: Files, part: Part) -> str:
         return str(role)
     if "embed_tokens.weight" not in part.shapes:
         raise ValueError(f"{files.path}: a Qwen3 without embed_tokens.weight: the file is incomplete. Fetch it again.")
-    rows, width = part.shapes["embed_tokens.weight"]
+    rows, width = _table(part, files)
     if rows >= LM_ROWS:
         return LM
     if (rows, width) == (ENCODER_ROWS, ENCODER_WIDTH):
@@ -35,6 +36,14 @@ def qwen3_role(files: Files, part: Part) -> str:
         f"(width {ENCODER_WIDTH}, {ENCODER_ROWS} tokens, qwen_0.6b_ace15.safetensors), a planner has {LM_ROWS} tokens "
         "(acestep-5Hz-lm)."
     )
+
+
+def _table(part: Part, files: Files) -> tuple[int, int]:
+    """Rows and width of the embedding."""
+    try:
+        return side(part.shapes, "embed_tokens.weight", 0), side(part.shapes, "embed_tokens.weight", 1)
+    except ValueError as error:
+        raise ValueError(f"{files.path}: {error}.") from error
 
 
 def check_text_width(checkpoint: Checkpoint) -> None:

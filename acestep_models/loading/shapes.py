@@ -28,12 +28,25 @@ FRIENDLY_RATE = {STABLE_AUDIO_RATIOS: "the 44.1 kHz VAE of Stable Audio"}
 
 def axis(key: str, index: int) -> Size:
     """Length of one axis of one tensor."""
-    return lambda shapes: shapes[key][index]
+    return lambda shapes: side(shapes, key, index)
+
+
+def side(shapes: Shapes, key: str, index: int) -> int:
+    """Length of one axis of one tensor.
+
+    Raises:
+        KeyError: if there is no such tensor.
+        ValueError: if it has fewer axes, or nothing along this one, as in a damaged file.
+    """
+    shape = shapes[key]
+    if not -len(shape) <= index < len(shape) or not shape[index]:
+        raise ValueError(f"{key} has the shape {list(shape)}: the file is damaged or of another model. Fetch it again")
+    return shape[index]
 
 
 def per_head(key: str, norm: str) -> Size:
     """Heads of a projection: its rows, over the length of a head's norm."""
-    return lambda shapes: shapes[key][0] // shapes[norm][0]
+    return lambda shapes: side(shapes, key, 0) // side(shapes, norm, 0)
 
 
 def count(prefix: str) -> Size:
@@ -124,15 +137,15 @@ def oobleck_config(shapes: Shapes, given: Mapping[str, Any]) -> OobleckConfig:
     Raises:
         ValueError: for an Oobleck that is not 48 kHz stereo at 25 frames of 64 channels a second.
     """
-    width, decoder = shapes["encoder.conv1.weight"][0], shapes["decoder.conv2.weight"][1]
+    width, decoder = side(shapes, "encoder.conv1.weight", 0), side(shapes, "decoder.conv2.weight", 1)
     blocks = range(count("encoder.block.")(shapes))
     found: dict[str, Any] = {
         "encoder_hidden_size": width,
-        "downsampling_ratios": tuple(shapes[f"encoder.block.{i}.conv1.weight"][-1] // 2 for i in blocks),
-        "channel_multiples": tuple(shapes[f"encoder.block.{i}.conv1.weight"][0] // width for i in blocks),
+        "downsampling_ratios": tuple(side(shapes, f"encoder.block.{i}.conv1.weight", -1) // 2 for i in blocks),
+        "channel_multiples": tuple(side(shapes, f"encoder.block.{i}.conv1.weight", 0) // width for i in blocks),
         "decoder_channels": decoder,
-        "decoder_input_channels": shapes["decoder.conv1.weight"][1],
-        "audio_channels": shapes["encoder.conv1.weight"][1],
+        "decoder_input_channels": side(shapes, "decoder.conv1.weight", 1),
+        "audio_channels": side(shapes, "encoder.conv1.weight", 1),
     }
     _check_oobleck(found)
     _check_given(found, given)
@@ -194,7 +207,8 @@ def _rest(config: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _levels(shapes: Shapes, given: Mapping[str, Any]) -> tuple[int, ...]:
     levels = tuple(given.get("fsq_input_levels") or DiTConfig.fsq_input_levels)
-    rows = shapes.get("tokenizer.quantizer.project_in.weight", (len(levels),))[0]
+    key = "tokenizer.quantizer.project_in.weight"
+    rows = side(shapes, key, 0) if key in shapes else len(levels)
     if rows != len(levels):
         raise ValueError(f"its quantizer has {rows} dimensions, but there are {len(levels)} fsq_input_levels {levels}")
     return levels

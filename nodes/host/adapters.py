@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...acestep_models.adapters.delta import Delta, merge_into
 from .models import song_model
+from .packed import packed_shapes
 
 Deltas = Mapping[str, Delta]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -73,8 +74,13 @@ def decoder_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     Raises:
         ValueError: for a MODEL that is none of ours.
     """
-    state = song_model(model).diffusion_model.decoder.state_dict()
-    return {key.removesuffix(WEIGHT): tuple(value.shape) for key, value in state.items() if key.endswith(WEIGHT)}
+    decoder = song_model(model).diffusion_model.decoder
+    stored = {
+        key.removesuffix(WEIGHT): tuple(value.shape)
+        for key, value in decoder.state_dict().items()
+        if key.endswith(WEIGHT)
+    }
+    return stored | packed_shapes(decoder)
 
 
 def apply(model: Any, deltas: Deltas, strength: float) -> Any:

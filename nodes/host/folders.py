@@ -27,6 +27,8 @@ PLANNER_ROOTS = (TEXT_ENCODERS, *MODEL_ROOTS)
 TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER = "Qwen3-Embedding-0.6B", "vae", "acestep-5Hz-lm-"
 _BESIDE = (TEXT_FOLDER, VAE_FOLDER, PLANNER_FOLDER)
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
+GGUF_SUFFIX = ".gguf"  # in no list of the host, which does not read them
+GGUF_CATEGORIES = ("diffusion_models", CHECKPOINTS, TEXT_ENCODERS, "vae")
 _INDEX, _CONFIG = "model_index.json", "config.json"
 _UPSTREAM_WEIGHTS = frozenset(("model.safetensors", "model.safetensors.index.json"))
 _DEPTH = 2
@@ -82,8 +84,21 @@ def _is_inside(name: str, folders: Iterable[str]) -> bool:
 
 
 def weight_names(category: str) -> list[str]:
-    """Names of the safetensors files in one of the host's model folders."""
-    return [name for name in folder_paths.get_filename_list(category) if name.lower().endswith(WEIGHT_SUFFIXES)]
+    """Names of the safetensors files in one of the host's model folders, and of the GGUF files where models are."""
+    names = [name for name in folder_paths.get_filename_list(category) if name.lower().endswith(WEIGHT_SUFFIXES)]
+    return names if category not in GGUF_CATEGORIES else [*names, *_gguf_names(category)]
+
+
+def _gguf_names(category: str) -> list[str]:
+    """As the host names its own files; those of its first folder count."""
+    found = (
+        str((folder / name).relative_to(root))
+        for root in map(Path, folder_paths.get_folder_paths(category))
+        for folder, names in _walk(root, _DEPTH)
+        for name in names
+        if name.lower().endswith(GGUF_SUFFIX)
+    )
+    return sorted(set(found))
 
 
 def model_path(name: str, socket: str = "model") -> Path:
@@ -135,7 +150,7 @@ def weight_path(category: str, name: str, socket: str) -> Path:
 
 
 def weight_paths(category: str) -> list[Path]:
-    """Every safetensors file of one of the host's model folders."""
+    """Every file of `weight_names` in one of the host's model folders."""
     found = (folder_paths.get_full_path(category, name) for name in weight_names(category))
     return [Path(path) for path in found if path is not None]
 
@@ -246,7 +261,7 @@ def host_tokenizer() -> Path:
 def stamp(path: Path) -> str:
     """Changes when the file or folder at `path` does; cheap. What cannot be read only has its name."""
     files = [folder / name for folder, names in _walk(path, _DEPTH) for name in names]
-    weights = [file for file in files if file.name.lower().endswith(WEIGHT_SUFFIXES)]
+    weights = [file for file in files if file.name.lower().endswith((*WEIGHT_SUFFIXES, GGUF_SUFFIX))]
     return "|".join(_state(file) for file in weights or [path])
 
 

@@ -10,13 +10,13 @@ import comfy.model_management as management
 import torch
 
 from ...acestep_models.loading.formats import Checkpoint, probe
-from ...acestep_models.loading.packed import SCALE
 from ...acestep_models.loading.roles import ENCODER_ROWS, LM_ROWS
 from ...acestep_models.planner.lm import LM
 from ...acestep_models.qwen3.config import LM_06B, LM_4B, LM_17B, Qwen3Config
 from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
 from . import folders
 from .loader import INT8, cast_part, decoder_dtype
+from .packed import weights_in
 from .runtime import handle
 from .sources import listed
 
@@ -41,9 +41,7 @@ class LoadedLM:
     @property
     def size(self) -> str:
         """As the authors call it, else its weights in millions."""
-        named = self.lm.model.module.named_parameters()
-        weights = sum(value.numel() for name, value in named if not name.endswith(SCALE))
-        return SIZES.get(self.config, f"{weights / 1e6:.1f} M weights")
+        return SIZES.get(self.config, f"{weights_in(self.lm.model.module) / 1e6:.1f} M weights")
 
 
 def open_planner(path: Path) -> Checkpoint:
@@ -77,7 +75,8 @@ def load_planner(checkpoint: Checkpoint, precision: str) -> LoadedLM:
     check_vocabulary(tokenizer, config.vocab_size)
     module = cast_part(checkpoint, PART, dtype, device, precision == INT8)
     model = handle(module, dtype, device, management.text_encoder_offload_device(), disable_dynamic=True)
-    lm = LM(model, tokenizer, checkpoint.path.name.removesuffix(".safetensors"))
+    name = checkpoint.path.name.removesuffix(".safetensors").removesuffix(".gguf")
+    lm = LM(model, tokenizer, name)
     return LoadedLM(lm, checkpoint.path, config, device, _origin(source))
 
 

@@ -15,6 +15,7 @@ from ...acestep_models.loading.build import build_part, check_state
 from ...acestep_models.loading.build import fill as fill_part
 from ...acestep_models.loading.formats import Checkpoint, probe
 from ...acestep_models.loading.packed import Packing
+from ...acestep_models.loading.sections import HOST_PREFIX
 from ...acestep_models.pipelines.encode import ConditionerModels
 from ...acestep_models.pipelines.load import song_silence
 from ...acestep_models.qwen3.tokenizer import Tokenizer, check_vocabulary
@@ -24,7 +25,7 @@ from . import folders
 from .keep import keep_closed
 from .models import SongModel
 from .ops import casting_ops
-from .packed import HostPackedLinear, count_patched, has_packed, packed_as
+from .packed import HostBlockLinear, HostPackedLinear, count_patched, has_packed, packed_as, unblocked
 from .runtime import handle, patcher
 from .schema import AUTO
 from .sources import Sources, decoder_config
@@ -33,6 +34,14 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NAMES = {dtype: name for name, dtype in PRECISIONS.items()}
 INT8 = "int8"  # weights only; what is computed in is as with auto
 CHOICES = (*PRECISIONS, INT8)
+
+
+class FileModel(SongModel):
+    """A decoder with the weights of a file; ComfyUI's ModelSave asks it for what to write."""
+
+    def state_dict_for_saving(self, *parts: Any, **more: Any) -> dict[str, Any]:
+        """The host's, with the numbers that the blocks of a GGUF file stand for."""
+        return unblocked(self.diffusion_model, super().state_dict_for_saving(*parts, **more), HOST_PREFIX)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +117,8 @@ def load_decoder(path: Path, whole: Path, variant: str, precision: str, disable_
         checkpoint = checkpoint.completed(probe(whole))
     compute = decoder_dtype(precision, device)
     storage = storage_dtype(compute, checkpoint, "decoder", device)
-    model = SongModel(decoder_config(checkpoint), variant, storage, compute)
-    packing = Packing(HostPackedLinear, compute, int8=precision == INT8)
+    model = FileModel(decoder_config(checkpoint), variant, storage, compute)
+    packing = Packing(HostPackedLinear, compute, precision == INT8, HostBlockLinear)
     fill(model.diffusion_model.decoder, checkpoint, storage, packing)
     rest = management.unet_offload_device()
     # Newer hosts' way to bring weights one by one knows a layer's weight and bias only.
@@ -179,7 +188,7 @@ def cast_part(
 ) -> Any:
     """A network of casting layers with its weights; `packed` keeps its large matrices in int8."""
     storage = storage_dtype(compute, checkpoint, part, device)
-    packing = Packing(HostPackedLinear, compute, int8=packed)
+    packing = Packing(HostPackedLinear, compute, packed, HostBlockLinear)
     return build_part(checkpoint, part, ops=casting_ops(), dtype=storage, packing=packing)
 
 

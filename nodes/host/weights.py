@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
 
 import comfy.lora
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...acestep_models.loading.packed import SCALE
-from .adapters import DECODER
+from .adapters import DECODER, decoder_shapes
 from .models import song_model
 
 WORK_COPIES = 6  # two weights, a difference, and what a decomposition takes beside it
@@ -69,7 +70,7 @@ def _make_room(model: Any, device: torch.device) -> None:
 
     The host does not count what is computed outside of its samplers.
     """
-    largest = max(weight.numel() for weight in song_model(model).diffusion_model.decoder.parameters())
+    largest = max(prod(shape) for shape in decoder_shapes(model).values())
     need = WORK_COPIES * largest * torch.float32.itemsize
     management.free_memory(need + management.minimum_inference_memory(), device)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,14 @@ def write_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def ggufs():
+    """The writer of GGUF files (tests/oracles/ggufs.py)."""
+    pytest.importorskip("gguf")
+    path = KEYS.parent / "ggufs.py"
+    spec = importlib.util.spec_from_file_location("ggufs", path)
+    module = sys.modules["ggufs"] = importlib.util.module_from_spec(spec)  # its dataclass looks itself up
+    spec.loader.exec_module(module)
+    return module

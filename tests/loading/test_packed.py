@@ -109,7 +109,8 @@ def test_a_single_number_in_place_of_lengths_is_told(tiny_2b_split, with_single,
     """Of a weight norm only the other half has a shape that the network wants."""
     path = with_single(tiny_2b_split.vae, "encoder.layers.0.weight_g", kind)
     with pytest.raises(
-        ValueError, match=r"single\.safetensors: the vae has a single number for encoder\.conv1\.weight_g"
+        ValueError,
+        match=r"single\.safetensors: the vae has lengths that are not one for each row: encoder\.conv1",
     ):
         build_part(probe(path), "vae", dtype=torch.float32)
 
