@@ -2,10 +2,12 @@
 
     python benchmarks/vae.py --seconds 20 --dtype fp32 bf16 --pairs 5
     python benchmarks/vae.py --what encode
+    python benchmarks/vae.py --compile
 
 Ours is what a node runs: ComfyUI's casting layers under its memory manager, tiles as long as the room allows. Theirs
-is AutoencoderOobleck as it comes, whole. Random weights, no download. Beside the times: how far the two are apart, and
-the memory that each run needed beyond what was there before it (the sound itself is a part of it).
+is AutoencoderOobleck as it comes, whole and eager. With `--compile` a third side is ours with compiled snakes, as
+SpeedUp makes it. Random weights, no download. Beside the times: how far the sides are apart, how far each is from what
+fp32 gives, and the memory that each run needed beyond what was there before it (the sound itself is a part of it).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from real_size import random_parts  # noqa: E402
 
 HOP, RATE = 1920, 48_000
 FLOORS = {"decode": "floor 0.85, aim 1.0", "encode": "no floor"}
+COMPILED_FLOORS = {"decode": "floor 1.15, aim 1.4", "encode": "no floor"}
+WHOLE, OURS, COMPILED = "diffusers whole", "ours", "ours compiled"
 
 Run = Callable[[Tensor], Tensor]
 
@@ -45,20 +49,25 @@ class Look:
     out: Tensor
 
 
-def ours(pack: Callable[[str], Any], state: dict[str, Tensor], dtype: torch.dtype, device: str, what: str) -> Run:
-    """decode or encode_source as a node calls them."""
+def our_vae(pack: Callable[[str], Any], state: dict[str, Tensor], dtype: torch.dtype, device: str) -> Any:
+    """The VAE as a node holds it."""
     config = pack("acestep_models.vae.config").OobleckConfig()
     module = pack("acestep_models.vae.oobleck").Oobleck(
         config, pack("nodes.host.ops").casting_ops(), device="meta", dtype=dtype
     )
     module.load_state_dict(state, strict=True, assign=True)
-    runtime = pack("nodes.host.runtime")
-    vae = runtime.handle(module.requires_grad_(False), dtype, torch.device(device), torch.device("cpu"))
+    rest = torch.device("cpu")
+    return pack("nodes.host.runtime").handle(module.requires_grad_(False), dtype, torch.device(device), rest)
+
+
+def ours(pack: Callable[[str], Any], vae: Any, what: str) -> Run:
+    """decode or encode_source as a node calls them."""
+    runtime = pack("nodes.host.runtime").HostRuntime
     if what == "decode":
         decode = pack("acestep_models.pipelines.decode").decode
-        return lambda latents: decode(runtime.HostRuntime(), vae, latents)
+        return lambda latents: decode(runtime(), vae, latents)
     encode = pack("acestep_models.pipelines.listen").encode_source
-    return lambda wave: encode(runtime.HostRuntime(), vae, wave, RATE).latents
+    return lambda wave: encode(runtime(), vae, wave, RATE).latents
 
 
 def theirs(state: dict[str, Tensor], dtype: torch.dtype, device: str, what: str) -> Run:
@@ -104,31 +113,55 @@ def look(run: Run, value: Tensor, device: str) -> Look:
     return Look(peak.seconds, time.process_time() - before, peak.growth, out)
 
 
-def compare(pack: Callable[[str], Any], name: str, options: argparse.Namespace) -> None:
-    """One unmeasured pair on a second of sound, then the others, alternating."""
+def sides(
+    pack: Callable[[str], Any], state: dict[str, Tensor], name: str, options: argparse.Namespace
+) -> dict[str, Run]:
+    """What is compared, in the order in which it runs."""
     what, device, dtype = options.what, options.device, DTYPES[name]
-    state = {key: value.to(device) for key, value in random_parts("2b", dtype, ["vae"])["vae"].state_dict().items()}
-    sides = ours(pack, state, dtype, device, what), theirs(state, dtype, device, what)
-    for side in sides:
-        look(side, given(what, 1.0), device)
-    value, pairs = given(what, options.seconds), []
+    vae = our_vae(pack, state, dtype, device)
+    out = {OURS: ours(pack, vae, what), WHOLE: theirs(state, dtype, device, what)}
+    if options.compile:
+        out[COMPILED] = ours(pack, pack("acestep_models.vae.compiled").compile_vae(vae), what)
+    return out
+
+
+def compare(pack: Callable[[str], Any], name: str, options: argparse.Namespace) -> None:
+    """One unmeasured round on a second of sound, then the others, alternating."""
+    what, device = options.what, options.device
+    weights = random_parts("2b", torch.float32, ["vae"])["vae"].state_dict()
+    state = {key: value.to(device, DTYPES[name]) for key, value in weights.items()}
+    runs = sides(pack, state, name, options)
+    for run in runs.values():
+        look(run, given(what, 1.0), device)
+    value, rounds = given(what, options.seconds), []
     for number in range(1, options.pairs + 1):
-        mine, other = (look(side, value, device) for side in sides)
-        pairs.append((mine, other))
-        print(f"{name} pair {number}: {in_words(mine, other)}", flush=True)
-    mine, other = pairs[-1]
-    ratio = statistics.median(b.seconds / a.seconds for a, b in pairs)
-    work = statistics.median(b.work / a.work for a, b in pairs)
-    apart = float((mine.out - other.out).abs().max() / other.out.abs().max())
-    extra, whole = (max(looks, key=lambda side: side.growth).growth / 2**30 for looks in zip(*pairs, strict=True))
-    print(f"{name} {what} of {options.seconds:g} s, median of {options.pairs}: ratio {ratio:.2f} ({FLOORS[what]})")
-    print(f"{name} the same in processor time, which other work on the machine disturbs less: {work:.2f}")
-    print(f"{name} memory beyond the weights: ours {extra:.2f} GiB, whole {whole:.2f} GiB; apart {apart:.1e}")
+        rounds.append({side: look(run, value, device) for side, run in runs.items()})
+        times = ", ".join(f"{side} {one.seconds:.2f} s" for side, one in rounds[-1].items())
+        print(f"{name} round {number}: {times}", flush=True)
+    print(
+        f"{name} {what} of {options.seconds:g} s, median of {options.pairs}, by the clock and by the processor's time:"
+    )
+    print(f"  {OURS} against {WHOLE}: {ratios(rounds, OURS, WHOLE)} ({FLOORS[what]})")
+    if options.compile:
+        print(f"  {COMPILED} against {WHOLE}: {ratios(rounds, COMPILED, WHOLE)} ({COMPILED_FLOORS[what]})")
+        print(f"  {COMPILED} against {OURS}: {ratios(rounds, COMPILED, OURS)}")
+    true = look(theirs(weights, torch.float32, "cpu", what), value, "cpu").out
+    for side in runs:
+        growth, out = max(one[side].growth for one in rounds) / 2**30, rounds[-1][side].out
+        off, error = apart(out, rounds[-1][WHOLE].out), float((out - true).norm() / true.norm())
+        print(f"  {side}: {growth:.2f} GiB beyond the weights; {off:.1e} from {WHOLE}, {error:.1e} (RMS) from fp32")
 
 
-def in_words(mine: Look, other: Look) -> str:
-    """Both times."""
-    return f"ours {mine.seconds:.2f} s, diffusers whole {other.seconds:.2f} s: {other.seconds / mine.seconds:.2f} x"
+def ratios(rounds: list[dict[str, Look]], side: str, other: str) -> str:
+    """How many times faster `side` is than `other`."""
+    clock = statistics.median(one[other].seconds / one[side].seconds for one in rounds)
+    work = statistics.median(one[other].work / one[side].work for one in rounds)
+    return f"{clock:.2f} x, {work:.2f} x"
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
 
 
 def main() -> None:
@@ -138,6 +171,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="a third side: ours with compiled snakes")
     options = parser.parse_args()
     pack = load_pack(options.device)
     print(machine(options.device))

@@ -13,7 +13,7 @@ from ..errors import check_finite
 from ..runtime import Handle, Runtime
 from ..units import FRAMES_PER_CODE, HOP, LATENT_CHANNELS, MAX_SECONDS, SAMPLE_RATE
 from ..vae.oobleck import Oobleck
-from ..vae.room import ENCODING, place
+from ..vae.room import ENCODING, prepare
 from ..vae.tiling import TILE, posterior_tiled
 from .encode import ConditionerModels
 
@@ -73,10 +73,9 @@ def encode_source(
     check_sound(waveform, sample_rate)
     wave = to_source(waveform, sample_rate)
     frames = wave.shape[-1] // HOP
-    network, tile = place(runtime, vae, ENCODING, frames, tile)
-    device = runtime.device(vae)
+    network, work = prepare(runtime, vae, ENCODING, frames, tile)
     with torch.inference_mode():
-        mean, std = posterior_tiled(network, wave, runtime=runtime, device=device, dtype=vae.dtype, tile=tile)
+        mean, std = posterior_tiled(network, wave, work)
     return Source(mean if seed is None else mean + std * posterior_noise(seed, frames), wave)
 
 

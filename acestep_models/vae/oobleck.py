@@ -5,7 +5,7 @@ Names are those of diffusers with the weight norm folded away; the latents have 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -25,10 +25,20 @@ STD_FLOOR = 1e-4
 SLICE_BYTES, CACHED_BYTES = 2 << 20, 16 << 20
 
 Device = torch.device | str | None
+Wave = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def snake(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """x + sin²(e^alpha · x) / e^beta for each channel: x [B, C, N], alpha and beta [1, C, 1] -> [B, C, N].
+
+    In place on what it makes itself: these tensors are the largest of a decode.
+    """
+    wave = (x * alpha.exp()).sin_().square_()
+    return wave.mul_((beta.exp() + 1e-9).reciprocal()).add_(x)
 
 
 class Snake(nn.Module):
-    """x + sin²(e^alpha · x) / e^beta for each channel."""
+    """Alpha and beta of a snake; what is done with them comes with the call."""
 
     def __init__(self, channels: int, ops: Ops, device: Device, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -36,11 +46,9 @@ class Snake(nn.Module):
         self.alpha = parameter(1, channels, 1, device=device, dtype=dtype)
         self.beta = parameter(1, channels, 1, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, N] -> [B, C, N]. In place on what it makes itself: these tensors are the largest of a decode."""
-        alpha, beta = self.ops.cast(self.alpha, x).exp(), self.ops.cast(self.beta, x).exp()
-        wave = (x * alpha).sin_().square_()
-        return wave.mul_((beta + 1e-9).reciprocal()).add_(x)
+    def forward(self, x: Tensor, wave: Wave = snake) -> Tensor:
+        """x [B, C, N] -> [B, C, N]; `wave` is `snake` or does the same."""
+        return wave(x, self.ops.cast(self.alpha, x), self.ops.cast(self.beta, x))
 
 
 class ResidualUnit(nn.Module):
@@ -55,14 +63,14 @@ class ResidualUnit(nn.Module):
         self.snake2 = Snake(channels, ops, device, dtype)
         self.conv2 = ops.Conv1d(channels, channels, 1, **place)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, wave: Wave = snake) -> Tensor:
         """x [B, C, N] -> [B, C, N]."""
         if x.device.type == "cpu" and x.nbytes > CACHED_BYTES and not torch.is_grad_enabled():
-            return self._in_slices(x, max(SLICE_BYTES // x[..., 0].nbytes, 4 * self.reach))
-        out: Tensor = self.conv2(self.snake2(self.conv1(self.snake1(x))))
+            return self._in_slices(x, max(SLICE_BYTES // x[..., 0].nbytes, 4 * self.reach), wave)
+        out: Tensor = self.conv2(self.snake2(self.conv1(self.snake1(x, wave)), wave))
         return out.add_(x)
 
-    def _in_slices(self, x: Tensor, samples: int) -> Tensor:
+    def _in_slices(self, x: Tensor, samples: int, wave: Wave = snake) -> Tensor:
         """The same for so many samples at a time, each with all that it sees, so that it stays in a CPU's cache.
 
         x [B, C, N] -> [B, C, N].
@@ -71,8 +79,8 @@ class ResidualUnit(nn.Module):
         for start in range(0, last, samples):
             end = min(start + samples, last)
             low, high = max(0, start - self.reach), min(last, end + self.reach)
-            seen = self.conv1(self.snake1(x[..., low:high].contiguous()))[..., start - low : end - low]
-            torch.add(self.conv2(self.snake2(seen.contiguous())), x[..., start:end], out=out[..., start:end])
+            seen = self.conv1(self.snake1(x[..., low:high].contiguous(), wave))[..., start - low : end - low]
+            torch.add(self.conv2(self.snake2(seen.contiguous(), wave)), x[..., start:end], out=out[..., start:end])
         return out
 
 
@@ -133,9 +141,9 @@ class Encoder(nn.Module):
         outputs, padding = config.encoder_hidden_size, LATENT_KERNEL // 2
         self.conv2 = ops.Conv1d(widths[-1], outputs, LATENT_KERNEL, padding=padding, **place)
 
-    def forward(self, wave: Tensor) -> Tensor:
-        """wave [B, 2, N] -> [B, 128, N // 1920]."""
-        return _through(self, wave)
+    def forward(self, sound: Tensor, wave: Wave = snake) -> Tensor:
+        """sound [B, 2, N] -> [B, 128, N // 1920]."""
+        return _through(self, sound, wave)
 
 
 class Decoder(nn.Module):
@@ -155,25 +163,27 @@ class Decoder(nn.Module):
         self.snake1 = Snake(widths[-1], ops, device, dtype)
         self.conv2 = ops.Conv1d(widths[-1], outputs, EDGE_KERNEL, padding=padding, bias=False, **place)
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, wave: Wave = snake) -> Tensor:
         """latents [B, 64, T] -> [B, 2, 1920 · T]."""
-        return _through(self, latents)
+        return _through(self, latents, wave)
 
 
-def _through(half: Any, x: Tensor) -> Tensor:
-    """x [B, C, N] through every layer of an encoder or decoder.
+def _through(half: Any, x: Tensor, wave: Wave) -> Tensor:
+    """x [B, C, N] through every layer of an encoder or decoder, with `wave` in all of its snakes.
 
     One loop over all of them, not a block within a block: nothing but the layer at work holds what it was given, so
     that what came into a block is gone when its widest layer runs.
     """
     blocks = (layer for block in half.block for layer in block.layers())
     for layer in (half.conv1, *blocks, half.snake1, half.conv2):
-        x = layer(x)
+        x = layer(x, wave) if isinstance(layer, (Snake, ResidualUnit)) else layer(x)
     return x
 
 
 class Oobleck(nn.Module):
-    """The VAE of every variant; sizes from the config."""
+    """The VAE of every variant; sizes from the config. `wave` is what its snakes do (see `snake`)."""
+
+    wave: Wave = staticmethod(snake)
 
     def __init__(
         self,
@@ -196,24 +206,24 @@ class Oobleck(nn.Module):
         channels = self.config.decoder_input_channels
         if latents.ndim != 3 or latents.shape[1] != channels:
             raise ValueError(f"VAE decode: expected latents [B, {channels}, T], got {list(latents.shape)}")
-        wave: Tensor = self.decoder(latents)
-        return wave
+        sound: Tensor = self.decoder(latents, self.wave)
+        return sound
 
-    def posterior(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, sound: Tensor) -> tuple[Tensor, Tensor]:
         """Waveform [B, 2, N] in -1 .. 1 -> mean and standard deviation, each [B, 64, N // 1920].
 
         Raises:
             ValueError: not stereo, or shorter than one frame.
         """
         channels = self.config.audio_channels
-        if wave.ndim != 3 or wave.shape[1] != channels or wave.shape[2] < self.config.hop:
+        if sound.ndim != 3 or sound.shape[1] != channels or sound.shape[2] < self.config.hop:
             raise ValueError(
                 f"VAE encode: expected a waveform [B, {channels}, N] of at least {self.config.hop} samples, "
-                f"got {list(wave.shape)}"
+                f"got {list(sound.shape)}"
             )
-        mean, scale = self.encoder(wave).chunk(2, dim=1)
+        mean, scale = self.encoder(sound, self.wave).chunk(2, dim=1)
         return mean, F.softplus(scale) + STD_FLOOR
 
-    def encode_mean(self, wave: Tensor) -> Tensor:
+    def encode_mean(self, sound: Tensor) -> Tensor:
         """Waveform [B, 2, N] -> the mean latents [B, 64, N // 1920], the same every time."""
-        return self.posterior(wave)[0]
+        return self.posterior(sound)[0]

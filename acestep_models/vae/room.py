@@ -1,4 +1,4 @@
-"""How long the tiles of the VAE are: what the room on its device holds, and all alike."""
+"""How long the tiles of the VAE are, and how many go in at once: what the room on its device holds, all alike."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from ..runtime import Handle, Runtime
 from .config import OobleckConfig
 from .oobleck import Oobleck
 from .reach import decode_overlap, encode_overlap
-from .tiling import TILE, decode_bytes, encode_bytes
+from .tiling import TILE, Work, decode_bytes, encode_bytes
 
 ROOM = 640 << 20  # bytes: kernels need something beside it, and all of it shall stay below 0.7 GiB
 MODEST = 128  # frames: for tiles up to this other networks leave the card, for longer ones they need not
 SMALLEST = 64  # frames: below it, more than a third of the work would be overlap
+CARDS = ("cuda", "xpu")
+MOST_AT_ONCE, SHARE = 4, 8  # tiles, in an eighth of what is free: only a big card takes more than one
 
 
 class Side(NamedTuple):
@@ -26,6 +28,32 @@ class Side(NamedTuple):
 
 
 DECODING, ENCODING = Side(decode_bytes, decode_overlap), Side(encode_bytes, encode_overlap)
+
+
+def prepare(
+    runtime: Runtime, vae: Handle[Oobleck], side: Side, frames: int, limit: int | None = TILE
+) -> tuple[Oobleck, Work]:
+    """The VAE on its device, and how it goes through songs of `frames` frames; see `place`."""
+    network, tile = place(runtime, vae, side, frames, limit)
+    at_once = tiles_at_once(runtime, vae, side, tile)
+    return network, Work(runtime, runtime.device(vae), vae.dtype, tile, at_once)
+
+
+def tiles_at_once(runtime: Runtime, vae: Handle[Oobleck], side: Side, tile: int) -> int:
+    """How many tiles of `tile` frames a placed VAE takes together.
+
+    One on anything but a card: a CPU's cache holds no more, and what shares its memory with it wants it for itself.
+    """
+    if runtime.device(vae).type not in CARDS:
+        return 1
+    spare = runtime.free_bytes(vae) // SHARE
+    return _between(1, spare // side.need(vae.module.config, tile, vae.dtype), MOST_AT_ONCE)
+
+
+def least_bytes(vae: Handle[Oobleck], side: Side, frames: int) -> int:
+    """What `place` asks for beside the weights where least is free, for a song of `frames`."""
+    config = vae.module.config
+    return side.need(config, even(frames, MODEST, side.overlap(config)), vae.dtype)
 
 
 def place(

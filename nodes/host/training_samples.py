@@ -25,7 +25,7 @@ from ...acestep_models.tasks import variant_named
 from ...acestep_models.training.examples import Prepared
 from ...acestep_models.units import FRAME_RATE, SAMPLE_RATE
 from ...acestep_models.vae.oobleck import Oobleck
-from ...acestep_models.vae.tiling import TILE, decode_bytes
+from ...acestep_models.vae.room import DECODING, least_bytes
 from .runtime import HostRuntime
 
 STEPS, LONGEST = 8, 60 * FRAME_RATE  # frames
@@ -87,9 +87,9 @@ class SampleMaker:
         return network.run(_InPlace(weight.device), conditions, noise.start(frames), schedule, solve)
 
     def _missing(self, frames: int, device: torch.device) -> int:
-        """Bytes that the VAE and one piece of its work lack on the device."""
+        """Bytes that the VAE and its shortest tiles lack on the device; longer ones it takes where there is room."""
         weights = sum(weight.numel() for weight in self.vae.module.parameters()) * self.vae.dtype.itemsize
-        need = weights + decode_bytes(self.vae.module.config, min(TILE, frames), self.vae.dtype)
+        need = weights + least_bytes(self.vae, DECODING, frames)
         return need - int(management.get_free_memory(device))
 
 

@@ -70,7 +70,7 @@ def counted(monkeypatch):
     """Frames of every call of a VAE's decoder, in order; tiles have 512."""
     calls, plain = [], Oobleck.decode
     monkeypatch.setattr(
-        "acestep_models.pipelines.decode.place", lambda _, vae, __, frames: (vae.module, min(frames, 512))
+        "acestep_models.vae.room.place", lambda _, vae, __, frames, limit: (vae.module, min(frames, limit))
     )
     monkeypatch.setattr(Oobleck, "decode", lambda self, x: calls.append(x.shape[-1]) or plain(self, x))
     return calls

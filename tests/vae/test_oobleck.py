@@ -171,7 +171,7 @@ def test_a_unit_in_slices_is_the_unit(dilation, dtype, perturb, rng, relative_er
 def test_large_units_go_in_slices_on_the_cpu_only_and_leave_gradients_alone(monkeypatch):
     unit = ResidualUnit(64, 1, TORCH_OPS, None, None)
     asked = []
-    monkeypatch.setattr(unit, "_in_slices", lambda x, samples: asked.append(samples) or x)
+    monkeypatch.setattr(unit, "_in_slices", lambda x, samples, wave: asked.append(samples) or x)
     large, small = torch.zeros(1, 64, 70_000), torch.zeros(1, 64, 60_000)
     unit(small[..., :100].requires_grad_())
     with torch.no_grad():

@@ -6,11 +6,22 @@ import pytest
 import torch
 
 from acestep_models.ops import META
-from acestep_models.pipelines.decode import decode
+from acestep_models.pipelines.decode import decode, decode_stream
 from acestep_models.runtime import Handle, PartRuntime, PlainRuntime
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.oobleck import Oobleck
-from acestep_models.vae.room import DECODING, ENCODING, MODEST, ROOM, SMALLEST, even, place
+from acestep_models.vae.room import (
+    DECODING,
+    ENCODING,
+    MODEST,
+    ROOM,
+    SMALLEST,
+    even,
+    least_bytes,
+    place,
+    prepare,
+    tiles_at_once,
+)
 from acestep_models.vae.tiling import TILE, decode_bytes, encode_bytes, tiles
 
 CONFIG = OobleckConfig()
@@ -20,8 +31,8 @@ FRAMES = 15_000  # ten minutes
 class Card(PlainRuntime):
     """So many bytes are free before the VAE is placed, and so many after it; `reserved` is what was asked for."""
 
-    def __init__(self, *free):
-        super().__init__()
+    def __init__(self, *free, device="cpu"):
+        super().__init__(device)
         self.free, self.reserved = list(free), None
 
     def free_bytes(self, handle):
@@ -35,6 +46,12 @@ class Card(PlainRuntime):
 @pytest.fixture(scope="module")
 def vae():
     return Handle(Oobleck(CONFIG, device=META), torch.bfloat16)
+
+
+@pytest.fixture
+def small(perturb):
+    config = OobleckConfig(channel_multiples=(1, 1, 1, 1, 1), decoder_channels=2)
+    return Handle(perturb(Oobleck(config), 1, scale=0.01).requires_grad_(False), torch.float32)
 
 
 @pytest.mark.parametrize("side", [DECODING, ENCODING])
@@ -88,11 +105,61 @@ def test_even_tiles_are_as_few_and_no_longer(frames, tile):
     assert len(parts) == 1 or len(tiles(frames, short - 1, 9)) > len(parts)
 
 
-def test_the_sound_is_the_same_with_little_room(perturb, rng, relative_error):
-    small = OobleckConfig(channel_multiples=(1, 1, 1, 1, 1), decoder_channels=2)
-    handle = Handle(perturb(Oobleck(small), 1, scale=0.05).requires_grad_(False), torch.float32)
+def test_the_sound_is_the_same_with_little_room(small, rng, relative_error):
+    handle = small
     latents = torch.randn(1, 64, 150, generator=rng(3))
     wanted = decode(PlainRuntime(), handle, latents)
     tight = Card(0, 0)
     assert relative_error(decode(PartRuntime(tight, 0, 1), handle, latents), wanted) < 1e-5
     assert tight.last_progress == (3, 3)
+
+
+@pytest.mark.parametrize("side", [DECODING, ENCODING])
+def test_only_a_big_card_takes_several_tiles_at_once(vae, side):
+    """An eighth of what is free, in tiles of 640 MiB at most."""
+    for free, at_once in ((3 << 30, 1), (6 << 30, 1), (24 << 30, 4), (139 << 30, 4), (11 << 30, 2)):
+        card = Card(free, free, free, device="cuda")
+        network, work = prepare(card, vae, side, FRAMES)
+        assert network is vae.module and work.runtime is card
+        assert (work.device, work.dtype) == (torch.device("cuda"), vae.dtype)
+        assert work.at_once == at_once, free
+        assert work.at_once * side.need(CONFIG, work.tile, vae.dtype) <= max(free // 8, ROOM)
+    for device in ("cpu", "mps", "meta"):
+        assert tiles_at_once(PlainRuntime(device), vae, side, 300) == 1
+
+
+def test_the_least_is_what_a_crowded_card_is_asked_for(vae):
+    for frames in (30, 150, FRAMES):
+        card = Card(0, 0)
+        place(card, vae, DECODING, frames)
+        assert card.reserved == least_bytes(vae, DECODING, frames)
+        assert least_bytes(vae, DECODING, frames) <= decode_bytes(CONFIG, min(MODEST, frames), vae.dtype)
+
+
+def test_a_stream_is_the_song_and_leaves_the_callers_mode_alone(small, rng):
+    latents, tight = torch.randn(2, 64, 150, generator=rng(3)), Card(0, 0)
+    pieces, modes, seen = decode_stream(tight, small, latents), [], []
+    for piece in pieces:
+        modes.append(torch.is_inference_mode_enabled())
+        seen.append(piece)
+    assert modes == [False] * 6 and all(piece.sound.is_inference() for piece in seen)
+    whole = decode(Card(0, 0), small, latents)
+    for item in range(2):
+        mine = [piece for piece in seen if piece.item == item]
+        assert [piece.start for piece in mine] == [0, *(piece.end for piece in mine[:-1])] and mine[-1].end == 150
+        assert torch.equal(torch.cat([piece.sound for piece in mine], dim=-1), whole[item])
+    with pytest.raises(ValueError, match=r"latents: expected \[songs, 64, frames\], got \[1, 3, 8\]"):
+        next(decode_stream(PlainRuntime(), small, torch.zeros(1, 3, 8)))
+
+
+def test_half_precision_stays_this_close(small, rng):
+    """bf16: RMS of the error against fp32 by RMS of the result, out of random weights; 36 snakes in a row each way."""
+    latents = torch.randn(1, 64, 40, generator=rng(3))
+    wave = torch.rand(1, 2, 4 * 1920, generator=rng(4)) - 0.5
+
+    def both(network, dtype):
+        return network.decode(latents.to(dtype)).float(), network.encode_mean(wave.to(dtype)).float()
+
+    exact = both(small.module, torch.float32)
+    for found, true in zip(both(small.module.bfloat16(), torch.bfloat16), exact, strict=True):
+        assert 1e-3 < float((found - true).norm() / true.norm()) < 0.02
