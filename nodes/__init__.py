@@ -29,6 +29,7 @@ from .sample import DiTSample, SamplingOptions
 from .score import ChooseBest, ScoreSongs
 from .song_tools import CutSong, JoinSongs, LoopSong
 from .source import EncodeSource, LatentSource
+from .speed import SpeedUp
 from .stems import SeparateStems
 from .tracks import AddTrack, Complete
 from .train import TrainLoRA
@@ -37,6 +38,7 @@ from .train_options import TrainingOptions
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadDiT,
     LoadLM,
+    SpeedUp,
     ApplyLoRA,
     HookLoRA,
     InspectLoRA,

@@ -27,6 +27,8 @@ BASE = (
     "lm_prompts",
     "runtime",
     "ops",
+    "compiled",
+    "graphs",
 )
 SHARED = {*BASE, "layers", "qwen3"}
 PARTS = {"planner", "text", "vae", "dit", "sampling", "audio"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -109,6 +110,23 @@ class DiTLayer(nn.Module):
         return think.leave(h, self.mlp(think.enter(self.mlp_norm(h))))
 
 
+LayerPass = Callable[[nn.Module, Tensor, Tensor, Rope, Band | None, Tensor | KeysValues, Tensor | None], Tensor]
+
+
+def pass_layer(
+    layer: nn.Module,
+    h: Tensor,
+    times: Tensor,
+    rope: Rope,
+    band: Band | None,
+    tokens: Tensor | KeysValues,
+    token_mask: Tensor | None,
+) -> Tensor:
+    """`layer` at work on the arguments of `DiTLayer.forward`; as a function it can be compiled once for all layers."""
+    out: Tensor = layer(h, times, rope, band, tokens, token_mask)
+    return out
+
+
 class DiT(nn.Module):
     """The decoder of every variant; sizes from the config."""
 
@@ -143,13 +161,14 @@ class DiT(nn.Module):
         t: Tensor,
         token_mask: Tensor | None = None,
         r: Tensor | None = None,
+        through: LayerPass = pass_layer,
     ) -> Tensor:
         """Velocity [B, T, 64] at the noisy latents x [B, T, 64].
 
         context [B, T, 128] source and mask, tokens [B, L, E] condition, t [B] with 1 = pure noise, r [B] the
         time to step to (default t). token_mask [B, L] bool: False is padding and is never attended to (upstream
         attends to it, so there a song depends on its neighbours in the batch; spec/audio.md §2.3). In place of
-        tokens and their mask, what `tell` made of them.
+        tokens and their mask, what `tell` made of them. `through` takes the place of `pass_layer` for every layer.
         """
         frames = x.shape[1]
         h = self._patches(torch.cat([context, x], dim=-1))  # [B, S, H]
@@ -160,7 +179,7 @@ class DiT(nn.Module):
             told = (self.condition_embedder(tokens),) * len(self.layers)  # each [B, L, H]
             (rope, band), seen = self._places(h.shape[1], h), _over_heads(token_mask)
         for index, layer in enumerate(self.layers):
-            h = layer(h, times, rope, band if index % 2 == 0 else None, told[index], seen)
+            h = through(layer, h, times, rope, band if index % 2 == 0 else None, told[index], seen)
         shift, scale = (self.ops.cast(self.scale_shift_table, vector) + vector[:, None]).chunk(2, dim=1)
         velocity: Tensor = self.proj_out(torch.addcmul(shift, self.norm_out(h), 1 + scale))
         return velocity[:, :frames]

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...acestep_models.dit.config import DiTConfig, activation_bytes
+from ...acestep_models.dit.speed import Speed
 from ...acestep_models.dit.told import Told, ToldStore
 from ...acestep_models.dit.transformer import DiT
 from ...acestep_models.tasks import VARIANTS, Variant
@@ -27,6 +28,7 @@ from .ops import host_ops
 
 CONTEXT, TOKEN_MASK, NULL = "acestep_context", "acestep_token_mask", "acestep_null"
 TOLD_STORE = "told_store"
+SPEED = "acestep_speed"  # key of transformer_options: the `Speed` that a user wants of a MODEL
 PREVIEW_WIDTH = (128, 512)
 USUAL_TOKENS = 1024
 
@@ -84,18 +86,26 @@ class SongDecoder(nn.Module):
         song_context: Tensor,
         token_mask: Tensor | None = None,
         told_store: ToldStore | None = None,
+        transformer_options: dict[str, Any] | None = None,
         **ignored: Any,
     ) -> Tensor:
         """Velocity [B, 64, T] at x [B, 64, T]; context [B, L, E], song_context [B, 128, T], token_mask int [B, L].
 
-        `told_store` belongs to the run, if its weights stay as they are.
+        `told_store` belongs to the run, if its weights stay as they are; only then can steps be sped up.
         """
         mask, frames = None if token_mask is None else token_mask.bool(), x.shape[-1]
-        tokens: Tensor | Told = context
+        x, song_context = x.transpose(1, 2), song_context.transpose(1, 2)
         looked_up = not (torch.is_grad_enabled() or torch.compiler.is_compiling())  # by content: no part of a graph
-        if told_store is not None and looked_up:
-            tokens, mask = self._told(told_store, context, frames, mask), None
-        v: Tensor = self.decoder(x.transpose(1, 2), song_context.transpose(1, 2), tokens, timestep, token_mask=mask)
+        v: Tensor
+        if told_store is None or not looked_up:
+            v = self.decoder(x, song_context, context, timestep, token_mask=mask)
+            return v.transpose(1, 2)
+        told = self._told(told_store, context, frames, mask)
+        speed: Speed | None = (transformer_options or {}).get(SPEED)
+        if speed is None:
+            v = self.decoder(x, song_context, told, timestep)
+        else:
+            v = speed.steps_of(told_store).velocity(self.decoder, x, song_context, told, timestep)
         return v.transpose(1, 2)
 
     def _told(self, store: ToldStore, tokens: Tensor, frames: int, mask: Tensor | None) -> Told:

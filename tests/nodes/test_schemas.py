@@ -12,6 +12,7 @@ from hostlib import ROOT
 NODES = (
     "LoadDiT",
     "LoadLM",
+    "SpeedUp",
     "ApplyLoRA",
     "HookLoRA",
     "InspectLoRA",
