@@ -7,7 +7,7 @@ streamed, quantised or patched without a branch in the model (spec/style.md §3.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +75,18 @@ def lies_still(module: nn.Module, like: Tensor) -> bool:
     return all(parameter.device == like.device for parameter in module.parameters())
 
 
+def joined(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
+    """What linear layers without biases make of the same x [..., in], each [..., its out]; here one after another.
+
+    One product over several matrices gives views of one tensor, which may be written into. A module says in `JOINT`
+    which of its layers it asks for together.
+    """
+    return tuple(layer(x) for layer in layers)
+
+
 @dataclass(frozen=True)
 class Ops:
-    """Constructors with the signatures of torch.nn (all take `device=` and `dtype=`), and four functions."""
+    """Constructors with the signatures of torch.nn (all take `device=` and `dtype=`), and five functions."""
 
     Linear: Layer = nn.Linear
     Conv1d: Layer = nn.Conv1d
@@ -88,6 +97,7 @@ class Ops:
     cast: Callable[[Tensor, Tensor], Tensor] = cast
     rows: Callable[[nn.Module, int, int, Tensor], Tensor] = rows
     lies_still: Callable[[nn.Module, Tensor], bool] = lies_still
+    joined: Callable[[Sequence[nn.Module], Tensor], tuple[Tensor, ...]] = joined
 
 
 TORCH_OPS = Ops()

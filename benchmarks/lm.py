@@ -7,6 +7,11 @@ separately, guidance as one batch, code rows of the head only. Theirs is `genera
 processor that mixes the two, masks everything but codes and keeps the top 0.9. Random weights, no download. Both are
 timed from the first code to the last one: what comes before is reading the prompt. On the CPU a run counts by the
 median of its tokens, which other work on the machine disturbs least; on a card, where tokens overlap, by its mean.
+
+    python benchmarks/lm.py --songs 1 2 4 8
+
+What a step of so many songs at once costs against that of the first number, ours alone; `--apart` gives every song a
+prompt of another length.
 """
 
 from __future__ import annotations
@@ -99,12 +104,13 @@ class Ours:
         self._decode = pack("acestep_models.planner.decode")
         self._runtime, self._planner = pack("nodes.host.runtime").HostRuntime(), planner
 
-    def run(self, codes: int) -> list[float]:
-        """The times at which codes were done."""
+    def run(self, codes: int, songs: int = 1, apart: bool = False) -> list[float]:
+        """The times at which each of `songs` had one code more; with `apart` their prompts differ in length."""
         times: list[float] = []
         self._runtime.progress = lambda done, total: times.append(time.perf_counter())
         positive, negative = prompts()
-        request = self._decode.CodesRequest((positive,), negative, codes, (1,), GUIDANCE)
+        texts = tuple(positive[7 * song * apart :] for song in range(songs))
+        request = self._decode.CodesRequest(texts, negative, codes, tuple(range(1, songs + 1)), GUIDANCE)
         self._decode.write_codes(self._runtime, self._planner, request)
         return [*times[: codes - 1], times[-1]]  # the last one is told again when the device has finished
 
@@ -182,6 +188,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--codes", type=int, default=32)
+    parser.add_argument("--songs", type=int, nargs="+", default=[])
+    parser.add_argument("--apart", action="store_true", help="with --songs: prompts of different lengths")
     options = parser.parse_args()
     torch.manual_seed(0)
     part, dtype = SIZES[options.size], DTYPES[options.dtype]
@@ -190,9 +198,11 @@ def main() -> None:
     }
     pack = load_pack(options.device)
     ours = Ours(pack, our_planner(pack, PLANNERS[part], state, dtype, options.device))
-    theirs = Theirs(their_planner(PLANNERS[part], state, options.device))
     with torch.inference_mode():
-        compare(ours, theirs, options)
+        if options.songs:
+            compare_songs(ours, options)
+        else:
+            compare(ours, Theirs(their_planner(PLANNERS[part], state, options.device)), options)
 
 
 def compare(ours: Ours, theirs: Theirs, options: argparse.Namespace) -> None:
@@ -209,6 +219,23 @@ def compare(ours: Ours, theirs: Theirs, options: argparse.Namespace) -> None:
     ratio = statistics.median(b / a for a, b in zip(fast, slow, strict=True))
     print(f"median of {options.pairs}: {in_words(mine, other)}; {1 / mine:.1f} tokens/s, ratio {ratio:.2f}")
     print(f"sampling after the logits: {sampling_seconds(options.device) / mine:.1%} of a token")
+
+
+def compare_songs(ours: Ours, options: argparse.Namespace) -> None:
+    """The numbers of songs take turns; a line for each with its cost over that of the first."""
+    print(f"{machine(options.device)}; {options.size} {options.dtype} on {options.device}, {options.codes} codes")
+    spent: dict[int, list[float]] = {songs: [] for songs in options.songs}
+    ours.run(2)
+    for _ in range(options.pairs):
+        for songs, times in spent.items():
+            times.append(seconds_a_token(ours.run(options.codes, songs, options.apart), options.device))
+    alone = spent[options.songs[0]]
+    for songs, times in spent.items():
+        cost = statistics.median(many / one for one, many in zip(alone, times, strict=True))
+        print(
+            f"{songs} songs: {statistics.median(times) * 1e3:.2f} ms a step, {cost:.2f} of the step of "
+            f"{options.songs[0]}, of the best ones {min(times) / min(alone):.2f}"
+        )
 
 
 def in_words(ours: float, theirs: float) -> str:

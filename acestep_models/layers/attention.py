@@ -31,6 +31,8 @@ class Attention(nn.Module):
     Self-attention by default; with `context` the keys and values come from there.
     """
 
+    JOINT = ("q_proj", "k_proj", "v_proj")
+
     def __init__(
         self,
         shape: LayerShape,
@@ -66,11 +68,7 @@ class Attention(nn.Module):
         context, no cache); `context` [B, keys, W] or what `keys_values` made of it; `causal` (no mask, no context)
         hides the future; `cache` keeps the new keys and values and attends to all.
         """
-        q = self._heads(self.q_proj(x), self.q_norm, rope)  # [B, heads, L, D]
-        if isinstance(context, tuple):
-            k, v = context
-        else:
-            k, v = self.keys_values(x if context is None else context, rope)
+        q, k, v = self._queries_keys_values(x, rope, context)  # [B, heads or kv, L, D]
         if isinstance(mask, Band):
             seen = mask.attend(q, k, v, self.ops.attention)  # [B, heads, L, D]
         elif cache is None:
@@ -82,11 +80,24 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rope: Rope | None = None) -> KeysValues:
         """Keys and values of x [B, L, W], each [B, kv, L, D]; they may be computed once and used often."""
-        k = self._heads(self.k_proj(x), self.k_norm, rope)
-        v: Tensor = self.v_proj(x)
-        return k, v.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        k, v = self.ops.joined((self.k_proj, self.v_proj), x)
+        return self._heads(k, self.k_norm, rope), self._split(v)
+
+    def _queries_keys_values(
+        self, x: Tensor, rope: Rope | None, context: Tensor | KeysValues | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if context is None:
+            q, k, v = self.ops.joined((self.q_proj, self.k_proj, self.v_proj), x)
+            return self._heads(q, self.q_norm, rope), self._heads(k, self.k_norm, rope), self._split(v)
+        q = self._heads(self.q_proj(x), self.q_norm, rope)
+        return q, *(context if isinstance(context, tuple) else self.keys_values(context, rope))
 
     def _heads(self, x: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         """Split [B, L, heads · D] into normed, rotated heads [B, heads, L, D]."""
         heads: Tensor = norm(x.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
         return heads if rope is None else apply_rotary(heads, *rope)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, L, heads · D] -> [B, heads, L, D]."""
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return heads

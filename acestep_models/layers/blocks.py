@@ -21,6 +21,8 @@ def parameter(*shape: int, device: torch.device | str | None = None, dtype: torc
 class FeedForward(nn.Module):
     """down(silu(gate(x)) · up(x)), no biases."""
 
+    JOINT = ("gate_proj", "up_proj")
+
     def __init__(
         self,
         width: int,
@@ -30,13 +32,14 @@ class FeedForward(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.ops = ops
         self.gate_proj = ops.Linear(width, hidden, bias=False, device=device, dtype=dtype)
         self.up_proj = ops.Linear(width, hidden, bias=False, device=device, dtype=dtype)
         self.down_proj = ops.Linear(hidden, width, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, W] -> [B, L, W]."""
-        gate, up = self.gate_proj(x), self.up_proj(x)
+        gate, up = self.ops.joined((self.gate_proj, self.up_proj), x)
         if torch.is_grad_enabled():
             product = F.silu(gate) * up
         else:  # the same numbers, in the place of the gate: these are the widest tensors of a pass

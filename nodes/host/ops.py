@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...acestep_models.ops import Ops
+from .fused import joined
 
 
 def _cast(parameter: Tensor, like: Tensor) -> Tensor:
@@ -54,6 +55,7 @@ def host_ops(operations: Any) -> Ops:
         cast=_cast,
         rows=_rows,
         lies_still=_lies_still,
+        joined=joined,
     )
 
 

@@ -15,6 +15,7 @@ from comfy_execution.utils import get_executing_context
 from torch import nn
 
 from ...acestep_models.runtime import Handle, M
+from .fused import join_weights, separating
 
 INTERVAL_SECONDS = 0.1
 
@@ -105,8 +106,9 @@ def patcher(
     """The module under the memory manager. The class is looked up now: newer hosts replace it at start."""
     plain = comfy.model_patcher.ModelPatcher
     kind = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-    owner = kind(module, load_device=load_device, offload_device=offload_device)
+    owner = separating(kind)(module, load_device=load_device, offload_device=offload_device)
     owner.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, patch_raw_parameters)
+    owner.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, join_weights)
     return owner
 
 

@@ -20,7 +20,7 @@ from acestep_models.vae.tiling import TILE, decode_bytes, encode_bytes
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from livebytes import FUSED, peak_bytes  # noqa: E402
+from livebytes import FUSED, JOINED, peak_bytes  # noqa: E402
 
 TWO_B = DiTConfig()
 
@@ -31,10 +31,11 @@ TWO_B = DiTConfig()
     [(TWO_B, 1, 6000, 400), (TWO_B, 2, 250, 2000), (XL, 2, 15_000, 400), (XL, 8, 250, 100)],
     ids=["2b-240s", "2b-10s", "xl-600s", "xl-10s"],
 )
-def test_decoder_estimate_covers_the_true_peak(config, batch, frames, tokens, dtype):
+@pytest.mark.parametrize("ops", [FUSED, JOINED], ids=["apart", "joined"])
+def test_decoder_estimate_covers_the_true_peak(config, batch, frames, tokens, dtype, ops):
     """At real sizes, on the meta device, where tensors have a size and no content."""
     config = replace(config, num_hidden_layers=2)
-    net = DiT(config, FUSED, META, dtype)
+    net = DiT(config, ops, META, dtype)
 
     def empty(*shape):
         return torch.empty(*shape, device=META, dtype=dtype)
@@ -68,17 +69,19 @@ def test_decoder_estimate_covers_a_real_run():
     assert true <= activation_bytes(config, 2, 400, 30, torch.float32) <= 4 * true
 
 
+@pytest.mark.parametrize("ops", [FUSED, JOINED], ids=["apart", "joined"])
 @pytest.mark.parametrize(("lyrics", "references"), [(2048, 1), (20, 3)])
-def test_condition_estimate_covers_the_true_peak(lyrics, references):
+def test_condition_estimate_covers_the_true_peak(lyrics, references, ops):
     config = replace(XL, num_lyric_encoder_hidden_layers=2, num_timbre_encoder_hidden_layers=2)
-    net = ConditionEncoder(config, FUSED, META)
+    net = ConditionEncoder(config, ops, META)
     given = torch.empty(1, 200, 1024), torch.empty(1, lyrics, 1024), torch.empty(references, 750, 64)
     true = peak_bytes(lambda: net(*(value.to(META) for value in given)))
     assert true <= condition_bytes(config, lyrics, references, torch.float32) <= 4 * true
 
 
-def test_codes_estimate_covers_the_true_peak():
-    tokenizer, detokenizer = AudioTokenizer(XL, FUSED, META), AudioDetokenizer(XL, FUSED, META)
+@pytest.mark.parametrize("ops", [FUSED, JOINED], ids=["apart", "joined"])
+def test_codes_estimate_covers_the_true_peak(ops):
+    tokenizer, detokenizer = AudioTokenizer(XL, ops, META), AudioDetokenizer(XL, ops, META)
     latents, vectors = torch.empty(2, 1500, 64, device=META), torch.empty(2, 300, 2048, device=META)
     estimate = codes_bytes(XL, 2, 1500, torch.float32)
     for true in (peak_bytes(lambda: tokenizer(latents, latents)), peak_bytes(lambda: detokenizer(vectors))):

@@ -157,7 +157,9 @@ def test_planners_are_plain_patchers_where_the_host_has_dynamic_ones(load, monke
         pass
 
     monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic, raising=False)
-    assert type(load().model.owner) is comfy.model_patcher.ModelPatcher
+    owner = load().model.owner
+    assert isinstance(owner, comfy.model_patcher.ModelPatcher)
+    assert not isinstance(owner, Dynamic)
 
 
 def test_ten_minutes_ask_for_weights_and_cache(core, load_planner, real_size, runtime, fake_gpu, monkeypatch):
