@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 from ..acestep_models.tasks import VARIANTS, variant_named
 from .host import download as fetching
 from .host import folders
+from .host.ahead import read_ahead
 from .host.loader import CHOICES, NAMES, Loaded, load, told
 from .host.schema import io, out, report, schema, socket
 from .host.sources import Sources, decoder_config, doubles, find_sources, stamp_sources
@@ -56,7 +58,7 @@ class LoadDiT(io.ComfyNode):
         return f"{stamp_sources(there, conditioner, text_encoder, vae)}|{variant}|{precision}"
 
     @classmethod
-    def execute(
+    async def execute(
         cls,
         model: str,
         variant: str,
@@ -66,17 +68,20 @@ class LoadDiT(io.ComfyNode):
         precision: str,
         download: bool,
     ) -> io.NodeOutput:
-        """Fetch what is missing if that is allowed, find the files, say which, load them."""
+        """Fetch what is missing if that is allowed, find the files, say which, load them.
+
+        ComfyUI starts such a node before others, and nodes that need nothing of it run while it waits: a planner plans
+        while the files are read.
+        """
         name = fetching.ready(plain_name(model), text_encoder, vae, download)
         sources = find_sources(name, conditioner, text_encoder, vae)
         whole = None if sources.conditioner is sources.decoder else decoder_config(sources.conditioner)
         guess = choose_variant(variant, decoder_config(sources.decoder), name, whole)
-        loaded = load(sources, guess.name, precision)
-        text = _describe(sources, guess, loaded)
-        logging.info("ACE-Step 1.5: %s", "; ".join(filter(None, text)))
-        if guess.doubt:
-            logging.warning("ACE-Step 1.5: %s: %s", sources.decoder.path.name, _variant_line(guess))
-        return io.NodeOutput(loaded.model, loaded.conditioner, loaded.vae, ui=report(*text))
+        read_ahead(sources.text_encoder, sources.conditioner, sources.decoder, sources.vae)
+        # Networks are built here and not in a thread: while other packs load models on the host's thread, some change
+        # torch for the whole process, and ours would come out without weights.
+        await asyncio.sleep(0)
+        return _output(sources, guess, load(sources, guess.name, precision))
 
 
 def plain_name(choice: str) -> str:
@@ -147,6 +152,15 @@ def _variant_line(guess: Guess) -> str:
     defaults, doubt = variant_named(guess.name), f", but {guess.doubt}" if guess.doubt else ""
     numbers = f"{defaults.steps} steps, shift {defaults.shift:g}, guidance {defaults.guidance:g}"
     return f"variant: {guess.name} ({guess.why}){doubt}: {numbers}"
+
+
+def _output(sources: Sources, guess: Guess, loaded: Loaded) -> io.NodeOutput:
+    """The wires, and what was loaded in words."""
+    text = _describe(sources, guess, loaded)
+    logging.info("ACE-Step 1.5: %s", "; ".join(filter(None, text)))
+    if guess.doubt:
+        logging.warning("ACE-Step 1.5: %s: %s", sources.decoder.path.name, _variant_line(guess))
+    return io.NodeOutput(loaded.model, loaded.conditioner, loaded.vae, ui=report(*text))
 
 
 def _describe(sources: Sources, guess: Guess, loaded: Loaded) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .host import download as fetching
 from .host import folders
+from .host.ahead import read_ahead
 from .host.lm_loader import LoadedLM, load_planner, open_planner
 from .host.loader import CHOICES, told
 from .host.schema import io, out, report, schema, socket
@@ -43,7 +44,9 @@ class LoadLM(io.ComfyNode):
     def execute(cls, model: str, precision: str, download: bool) -> io.NodeOutput:
         """Fetch it if it is not here and that is allowed, load it, say what it is."""
         name = fetching.ready_planner(plain_name(model), download)
-        loaded = load_planner(open_planner(folders.planner_path(name)), precision)
+        checkpoint = open_planner(folders.planner_path(name))
+        read_ahead(checkpoint)
+        loaded = load_planner(checkpoint, precision)
         text = _describe(loaded)
         logging.info("ACE-Step 1.5: %s", "; ".join(text))
         return io.NodeOutput(loaded.lm, ui=report(*text))

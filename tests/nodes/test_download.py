@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -80,7 +81,7 @@ def test_switch_is_off_by_default_and_then_nothing_is_asked_for(pack, empty, no_
         choice = f"{name}{load.MARK}"
         load.LoadDiT.fingerprint_inputs(choice, "auto", "auto", "auto", "auto", "auto", False)
         with pytest.raises(ValueError, match=rf"{name} is not here\. Switch download on.*decoder about .*GB, text enc"):
-            load.LoadDiT.execute(choice, "auto", "auto", "auto", "auto", "auto", False)
+            asyncio.run(load.LoadDiT.execute(choice, "auto", "auto", "auto", "auto", "auto", False))
 
 
 def test_off_loads_what_is_there_without_network(pack, hub, empty, no_network):
@@ -89,10 +90,12 @@ def test_off_loads_what_is_there_without_network(pack, hub, empty, no_network):
         (empty["vae"].parent / name.removeprefix("split_files/")).write_bytes(content)
     download, load = pack("host.download"), pack("load")
     assert download.on_disk("acestep-v15-turbo") == "acestep_v1.5_turbo.safetensors"
-    load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", False)
+    asyncio.run(load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", False))
     (empty["vae"] / "ace_1.5_vae.safetensors").unlink()
     with pytest.raises(ValueError, match="vae: no 48 kHz VAE"):
-        load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", False)
+        asyncio.run(
+            load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", False)
+        )
 
 
 def test_a_folder_of_the_very_name_is_what_was_chosen(pack, empty, tiny_2b_diffusers, tiny_2b_split):
@@ -122,13 +125,13 @@ def test_on_fetches_what_is_missing_once_and_loads_it(pack, hub, empty, tiny_2b_
     load = pack("load")
     choice = (f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", True)
     before = load.LoadDiT.fingerprint_inputs(*choice)
-    load.LoadDiT.execute(*choice)
+    asyncio.run(load.LoadDiT.execute(*choice))
     for name, content in hub.repos[COMFY].items():
         assert (empty["vae"].parent / name.removeprefix("split_files/")).read_bytes() == content
     assert load.LoadDiT.fingerprint_inputs(*choice) != before
     assert "acestep_v1.5_turbo.safetensors" in pack("host.folders").model_names()
     hub.requests.clear()
-    load.LoadDiT.execute(*choice)
+    asyncio.run(load.LoadDiT.execute(*choice))
     assert hub.requests == []
 
 
@@ -136,7 +139,7 @@ def test_on_completes_a_file_of_the_users_own(pack, hub, empty, tiny_2b_split):
     """Text encoder and VAE are fetched, the decoder is not."""
     shutil.copy(tiny_2b_split.model, empty["diffusion_models"] / "my_turbo_merge.safetensors")
     load = pack("load")
-    load.LoadDiT.execute("my_turbo_merge.safetensors", "auto", "auto", "auto", "auto", "fp32", True)
+    asyncio.run(load.LoadDiT.execute("my_turbo_merge.safetensors", "auto", "auto", "auto", "auto", "fp32", True))
     assert set(hub.sent) == {
         "split_files/text_encoders/qwen_0.6b_ace15.safetensors",
         "split_files/vae/ace_1.5_vae.safetensors",
@@ -161,7 +164,9 @@ def test_cancel_button_ends_a_download(pack, hub, empty):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(management, "throw_exception_if_processing_interrupted", interrupt)
         with pytest.raises(management.InterruptProcessingException):
-            load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", True)
+            asyncio.run(
+                load.LoadDiT.execute(f"acestep-v15-turbo{load.MARK}", "auto", "auto", "auto", "auto", "fp32", True)
+            )
     management.interrupt_current_processing(False)
     assert calls
     folders = pack("host.folders")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 CASES = [
@@ -65,7 +67,7 @@ def test_a_choice_against_the_file_is_doubted(pack, core, choice, is_turbo, vers
 def test_load_dit_tells_of_a_choice_against_the_file(pack, loaded, tiny_2b_split, caplog):
     """The widgets as the user sets them; the tiny file says turbo."""
     widgets = dict.fromkeys(("conditioner", "text_encoder", "vae"), "auto") | {"precision": "fp32", "download": False}
-    made = pack("load").LoadDiT.execute(model=tiny_2b_split.model.name, variant="base", **widgets)
+    made = asyncio.run(pack("load").LoadDiT.execute(model=tiny_2b_split.model.name, variant="base", **widgets))
     line = "variant: base (chosen), but the file says turbo: 50 steps, shift 1, guidance 7"
     assert line in made.ui["text"][0].splitlines()
     assert [r.levelname for r in caplog.records if r.getMessage().endswith(line)] == ["WARNING"]
