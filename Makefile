@@ -11,7 +11,7 @@ CANDIDATES := $(PYTHON) python3.11 python3.12 python3.10 python3.13 python3
 FITS := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 FOUND = $(shell for p in $(CANDIDATES); do "$$p" -c '$(FITS)' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 
-.PHONY: help demo test test-core lint format compat show-2 show-4 show-8 clean
+.PHONY: help demo test test-core lint format compat show-2 show-4 show-8 show-9 clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -76,6 +76,9 @@ show-4: $(VENV)/.host-stamp  ## 10 000 plans and 503 songs of a tiny random plan
 
 show-8: $(VENV)/.host-stamp  ## one training step of a 2B decoder of real size: time, memory against the estimate
 	@$(BIN)/python tools/show_8.py
+
+show-9: $(VENV)/.test-stamp  ## small cards, LoRA and eight-bit weights at real size: what is the same, what it costs
+	@$(BIN)/python tools/show_9.py
 
 clean:  ## remove everything that make and the tools wrote
 	@rm -rf $(VENV) .cache .host .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,14 +7,14 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.append(str(HERE.parent / "host"))
+sys.path += [str(HERE.parent / "host"), str(HERE)]
 
+from fakecard import FakeCard  # noqa: E402
 from hostlib import HostMissing, comfyui_dir  # noqa: E402
 
 PACK = str(ROOT).replace(".", "_x_")  # ComfyUI names a pack by its path
@@ -129,47 +129,9 @@ def fake_gpu(pack, monkeypatch):
 
     fake_gpu(bytes, device=...) pretends it of another device.
     """
-    import comfy.model_management as management
-    import torch
-
-    card = SimpleNamespace(device=torch.device("cpu", 0), budget=1 << 40)
-
-    def used():
-        mine = (m for m in management.current_loaded_models if m.model is not None and m.device == card.device)
-        return sum(m.model_loaded_memory() for m in mine)
-
-    def free(place=None, torch_free_too=False):
-        amount = card.budget - used() if place in (None, card.device) else 64 << 30
-        return (amount, 0) if torch_free_too else amount
-
-    replaced = {
-        "get_torch_device": lambda *_: card.device,
-        "text_encoder_device": lambda *_: card.device,
-        "vae_device": lambda *_: card.device,
-        "get_free_memory": free,
-        "get_total_memory": lambda *_, **k: (card.budget, 0) if k.get("torch_total_too") else card.budget,
-        "is_device_cpu": lambda place: place is None or (place.type == "cpu" and place.index is None),
-        "vram_state": management.VRAMState.NORMAL_VRAM,
-        "minimum_inference_memory": lambda *_: 0,
-        "extra_reserved_memory": lambda *_: 0,
-        "soft_empty_cache": lambda *_, **__: None,
-        "should_use_bf16": lambda *_, **__: False,
-    }
-    for name, value in replaced.items():
-        monkeypatch.setattr(management, name, value)
-
-    def forget():
-        """Put every network back; what lies on meta has no weights to bring home."""
-        if card.device.type != "meta":
-            management.free_memory(1e30, card.device)
-        management.current_loaded_models.clear()
-
-    def budget(amount, device=card.device):
-        forget()
-        card.budget, card.device = amount, device
-
-    yield budget
-    forget()
+    card = FakeCard(monkeypatch.setattr)
+    yield card
+    card.forget()
 
 
 @pytest.fixture
