@@ -8,8 +8,11 @@ implementation may read the same ones. A `Form` keeps the large matrices in fewe
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch
 from real_size import FAMILIES, OTHERS, PLANNERS
 from torch import Tensor
 
+ROOT = Path(__file__).resolve().parents[1]
 CLASSES = {
     "condition": "acestep_models.dit.condition.ConditionEncoder",
     "tokenizer": "acestep_models.dit.codes.AudioTokenizer",
@@ -37,10 +41,22 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """How a file keeps a matrix [out, in]: what it becomes in the file, and the scale beside it, if there is one."""
+    """How a file keeps a matrix [out, in].
+
+    Attributes:
+        name: as a report says it.
+        stored: what the matrix becomes in the file, and the scale beside it, if there is one.
+        gguf: in place of that, what a GGUF file is said to be quantised to, such as Q4_K_M.
+    """
 
     name: str
     stored: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None = None
+    gguf: str = ""
+
+    @property
+    def packs(self) -> bool:
+        """Whether matrices are anything but what they are computed in."""
+        return bool(self.stored or self.gguf)
 
 
 def scaled_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,24 +65,51 @@ def scaled_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight.float() / scale).to(torch.float8_e4m3fn), scale
 
 
-FORMS = (Form("int8", lambda weight: (weight, None)), Form("fp8", scaled_fp8))
+FORMS = (
+    Form("int8", lambda weight: (weight, None)),
+    Form("fp8", scaled_fp8),
+    Form("Q8_0", gguf="Q8_0"),
+    Form("Q6_K", gguf="Q6_K"),
+    Form("Q4_K_M", gguf="Q4_K_M"),
+)
 WHOLE = Form("as it is")
 
 
 def fill(pack: Pack, module: Any, part: str, state: State, form: Form, dtype: torch.dtype) -> Any:
     """The module on meta with its weights; those that the pack would pack, in the given form."""
     numbers = state
-    if form.stored is not None:
+    if form.packs:
         packed, host = pack("acestep_models.loading.packed"), pack("nodes.host.packed")
         role = "lm" if part in PLANNERS else part
-        packed.pack_layers(module, role, packed.Packing(host.HostPackedLinear, dtype))
-        numbers = {}
-        for name, value in state.items():
-            layer = name.removesuffix(".weight")
-            wanted = packed.is_packed(role, layer)
-            numbers |= packed.pack_weight(layer, *form.stored(value)) if wanted else {name: value}
+        packing = packed.Packing(host.HostPackedLinear, dtype, not form.gguf, host.HostBlockLinear)
+        layers = [
+            name.removesuffix(".weight") for name in state if packed.is_packed(role, name.removesuffix(".weight"))
+        ]
+        blocks = {layer: ggufs().kind_of(f"{layer}.weight", form.gguf) for layer in layers} if form.gguf else {}
+        packed.pack_layers(module, role, packing, blocks)
+        numbers = dict(state)
+        for layer in layers:
+            weight = numbers.pop(f"{layer}.weight")
+            if layer in blocks:
+                numbers[f"{layer}.weight"] = in_blocks(weight, blocks[layer])
+            elif form.stored is not None:
+                numbers |= packed.pack_weight(layer, *form.stored(weight))
     module.load_state_dict(numbers, strict=True, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def ggufs() -> Any:
+    """The tests' writer of GGUF files, which needs the gguf package."""
+    oracles = str(ROOT / "tests" / "oracles")
+    if oracles not in sys.path:
+        sys.path.append(oracles)
+    return importlib.import_module("ggufs")
+
+
+def in_blocks(weight: Tensor, kind: str) -> Tensor:
+    """A matrix [out, in] as the bytes [out, bytes of a row] of a GGUF file."""
+    writer = ggufs()
+    return torch.from_numpy(writer.quantise(weight.float().numpy(), writer.KIND[kind]))
 
 
 def config_of(pack: Pack, part: str, family: str) -> Any:
@@ -87,7 +130,7 @@ def hold_part(
     module = getattr(pack(where), kind)(config_of(pack, part, family), ops, device="meta", dtype=dtype)
     module = fill(pack, module, part, state, form, dtype)
     place, rest = torch.device(device), torch.device("cpu")
-    return pack("nodes.host.runtime").handle(module, dtype, place, rest, disable_dynamic=form.stored is not None)
+    return pack("nodes.host.runtime").handle(module, dtype, place, rest, disable_dynamic=form.packs)
 
 
 def hold_model(
@@ -99,7 +142,7 @@ def hold_model(
     model = pack("nodes.host.models").SongModel(config_of(pack, "decoder", family), "turbo", dtype, dtype)
     fill(pack, model.diffusion_model.decoder, "decoder", state, form, dtype)
     place, rest = torch.device(device), torch.device("cpu")
-    owner = pack("nodes.host.runtime").patcher(model.eval().to(rest), place, rest, form.stored is not None)
+    owner = pack("nodes.host.runtime").patcher(model.eval().to(rest), place, rest, form.packs)
     counted = pack("nodes.host.packed").count_patched
     owner.add_callback(comfy.patcher_extension.CallbacksMP.ON_LOAD, counted)
     pack("nodes.host.keep").keep_closed(owner)

@@ -39,7 +39,13 @@ PLANNER = "lm_06b"
 LORA_RANK, LORA_SIZE = 16, 0.02
 # What a form of weights may cost at least: cosine of a network, of latents, and the share of the LM's likeliest codes
 # that stay. Random weights are harder than trained ones: every code is nearly as likely as the next.
-LEAST = {"int8": (0.999, 0.99, 0.85), "fp8": (0.99, 0.95, 0.6)}
+LEAST = {
+    "int8": (0.999, 0.99, 0.85),
+    "fp8": (0.99, 0.95, 0.6),
+    "Q8_0": (0.999, 0.99, 0.85),
+    "Q6_K": (0.99, 0.95, 0.6),
+    "Q4_K_M": (0.95, 0.8, 0.3),
+}
 
 
 @dataclass
