@@ -159,9 +159,10 @@ class Checkpoint:
         entry = source.files.entries.get(SILENCE_KEY)
         if entry is not None:
             tensor = read_tensor(entry)
-            if entry.start is not None:  # [frames, 64] in a GGUF file
+            if entry.start is not None and tensor.ndim == 2:  # [frames, 64] in a GGUF file
                 tensor = tensor.mT[None]
-            return _silence(source.files.path, tensor.mT if self.layout == "diffusers" else tensor)
+            turned = self.layout == "diffusers" and tensor.ndim == 3
+            return _silence(source.files.path, tensor.mT if turned else tensor)
         beside = source.files.path.parent / SILENCE_FILE
         if is_standard_name(source.files.path) and beside.is_file():
             return _silence(beside, read_pickle(beside))

@@ -97,13 +97,17 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is not one.
     """
-    return _parse(path.read_text(encoding="utf-8"), path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the config is no text ({error.reason}). Fetch the file again.") from error
+    return _parse(text, path)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in thousands of brackets
         raise ValueError(f"{path}: the config is not JSON ({error}). Fetch the file again.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: the config is no JSON object but {type(value).__name__}. Fetch the file again.")

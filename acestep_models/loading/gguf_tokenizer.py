@@ -24,7 +24,7 @@ def tokenizer_json(path: Path) -> str | None:
     """The text of a `tokenizer.json` of what the file at `path` has; None where it has no tokenizer.
 
     Raises:
-        ValueError: if tokens are missing or twice.
+        ValueError: if tokens are no strings, missing or twice, or merges are of other tokens.
     """
     lists = read_strings(path, (TOKENS, MERGES))
     tokens, merges = lists.get(TOKENS), lists.get(MERGES)
@@ -34,6 +34,8 @@ def tokenizer_json(path: Path) -> str | None:
     pairs = [(pair[0], pair[1]) for pair in (merge.split(" ") for merge in merges) if len(pair) == 2]
     if len(vocabulary) != len(tokens) or "" in vocabulary or len(pairs) != len(merges):
         raise ValueError(f"{path}: its tokenizer is damaged: tokens are empty or twice, or merges are no pairs.")
+    if any(not vocabulary.keys() >= {first, second, first + second} for first, second in pairs):
+        raise ValueError(f"{path}: its tokenizer is damaged: merges are of tokens that it does not have.")
     inner = byte_level_bpe(vocabulary, pairs)
     whole = END_OF_TEXT in vocabulary
     inner.add_tokens([AddedToken(token, normalized=False) for token in ADDED if token in vocabulary or not whole])

@@ -90,6 +90,8 @@ def _is_entry(key: str, entry: Any) -> bool:
 
 
 def _not_safetensors(path: Path, why: str) -> str:
+    if path.suffix.lower() == ".gguf":
+        return f"{path}: not a GGUF file, nor one of safetensors: {why}. Fetch it again."
     return f"{path}: not a safetensors file: {why}. Fetch it again, or choose the .safetensors version of the model."
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import META
-from .blocks import BLOCKS, Block, unblock
+from .blocks import BLOCKS, SLICE_CARD, Block, unblock
 
 SCALE = "scale_weight"  # the host's own name of such a scale
 SCALES = (f".{SCALE}", ".weight_scale")  # as its older and newer fp8 files have it
@@ -32,6 +32,7 @@ _MATRIX = re.compile(r"(.*\.)?layers\.\d+\.(self_attn|cross_attn|mlp)\.\w+_proj"
 # torch's int8 kernel for the CPU is twice as fast as a bf16 matrix for few rows (a planner's step) and slower for
 # many. It reads whole vectors: other sizes crash it, and in fp32 it is ten times as slow.
 FEW_ROWS, VECTOR = 8, 32
+UNBLOCKING_BYTES = 11  # for each number of a slice, while blocks become numbers
 
 
 def is_packed(part: str, name: str) -> bool:
@@ -66,7 +67,7 @@ def packed_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None 
         out = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]).contiguous(), weight, scale)
         out = out.reshape(*x.shape[:-1], -1)
     else:
-        out = F.linear(x, weight.to(x.dtype)) * scale
+        out = F.linear(x, weight.to(x.dtype)).mul_(scale)  # in place: it may be the largest tensor of a pass
     return out if bias is None else out + bias
 
 
@@ -129,6 +130,10 @@ class Packed(nn.Module, ABC):
     @abstractmethod
     def numbers(self, weight: Tensor) -> Tensor:
         """The weight [out, in] in float32 that a packed one, whose own numbers may be in any dtype, stands for."""
+
+    def unpacking_bytes(self, dtype: torch.dtype) -> int:
+        """What a use in `dtype` needs on a card beside what comes out: the matrix that it is multiplied out to."""
+        return self.out_features * self.in_features * dtype.itemsize
 
     @abstractmethod
     def is_packed(self) -> bool:
@@ -210,12 +215,26 @@ class BlockLinear(Packed):
         """Its numbers are made in float32 and rounded once, to the dtype of x."""
         return F.linear(x, unblock(weight, self.block, x.dtype), bias)
 
+    def unpacking_bytes(self, dtype: torch.dtype) -> int:
+        """With the slice of it that is float32, in its parts and as their product."""
+        numbers = self.out_features * self.in_features
+        return super().unpacking_bytes(dtype) + UNBLOCKING_BYTES * min(numbers, max(SLICE_CARD, self.in_features))
+
     def numbers(self, weight: Tensor) -> Tensor:
         """A byte is exact in every dtype that the host may have made of it."""
         return unblock(weight.to(torch.uint8), self.block, torch.float32)
 
     def is_packed(self) -> bool:
         return self.weight.dtype == torch.uint8
+
+
+def unpacking_bytes(module: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes that a pass of a network in `dtype` needs on a card for its packed matrices, one at a time; 0 without any.
+
+    No estimate of activations knows of them.
+    """
+    packed = (layer for layer in module.modules() if isinstance(layer, Packed) and layer.is_packed())
+    return max((layer.unpacking_bytes(dtype) for layer in packed), default=0)
 
 
 def _fixed(*shape: int, device: torch.device | str | None, dtype: torch.dtype) -> nn.Parameter:

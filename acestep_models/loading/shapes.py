@@ -23,6 +23,10 @@ Shapes = Mapping[str, Shape]
 Size = Callable[[Shapes], int]
 
 STABLE_AUDIO_RATIOS = (2, 4, 4, 8, 8)
+# What a field of a config may be: JSON may say anything, and a number of layers would be built as it is.
+KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "tuple[int, ...]": (list, tuple)}
+KINDS |= {"bool | None": (bool, int), "str | None": (str,)}
+LARGEST, MOST_LAYERS, SHOWN = 1 << 31, 1 << 10, 80
 FRIENDLY_RATE = {STABLE_AUDIO_RATIOS: "the 44.1 kHz VAE of Stable Audio"}
 
 
@@ -57,6 +61,10 @@ def count(prefix: str) -> Size:
         numbers = [int(match[1]) for match in map(pattern.match, shapes) if match]
         if not numbers:
             raise KeyError(prefix)
+        if max(numbers) >= MOST_LAYERS:
+            raise ValueError(
+                f"{prefix}{max(numbers)} is no layer of such a network: the file is damaged. Fetch it again"
+            )
         return max(numbers) + 1
 
     return largest
@@ -117,6 +125,7 @@ def dit_config(shapes: Shapes, given: Mapping[str, Any]) -> DiTConfig:
     Raises:
         ValueError: if the JSON contradicts the shapes or asks for something that this code does not do.
     """
+    _check_kinds(DiTConfig, given)
     found = _sizes(DIT_SIZES, shapes, given)
     found["fsq_input_levels"] = _levels(shapes, given)
     found["rope_theta"] = _theta(given, DiTConfig.rope_theta)
@@ -126,6 +135,7 @@ def dit_config(shapes: Shapes, given: Mapping[str, Any]) -> DiTConfig:
 
 def qwen3_config(shapes: Shapes, given: Mapping[str, Any]) -> Qwen3Config:
     """The configuration of a Qwen3 (names without `model.`); `given` as for `dit_config`."""
+    _check_kinds(Qwen3Config, given)
     found = _sizes(QWEN3_SIZES, shapes, given)
     found["rope_theta"] = _theta(given, Qwen3Config.rope_theta)
     return Qwen3Config(**{**_rest(Qwen3Config, given), **found})
@@ -151,7 +161,7 @@ def oobleck_config(shapes: Shapes, given: Mapping[str, Any]) -> OobleckConfig:
     _check_given(found, given)
     rate = given.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise ValueError(f"its config says {rate} Hz, but a VAE with these ratios makes {SAMPLE_RATE} Hz")
+        raise ValueError(f"its config says {str(rate)[:SHOWN]} Hz, but a VAE with these ratios makes {SAMPLE_RATE} Hz")
     return OobleckConfig(**found, sampling_rate=rate)
 
 
@@ -191,9 +201,27 @@ def _check_given(found: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         said = given.get(name)
         if said is not None and _plain(said) != size:
             raise ValueError(
-                f"its config says {name} = {said}, its weights say {size}: the files of two models were mixed. "
-                "Fetch config and weights from one place"
+                f"its config says {name} = {str(said)[:SHOWN]}, its weights say {size}: the files of two models were "
+                "mixed. Fetch config and weights from one place"
             )
+
+
+def _check_kinds(config: type[Any], given: Mapping[str, Any]) -> None:
+    for field in fields(config):
+        value = given.get(field.name)
+        if value is not None and not _is_kind(value, field.name, str(field.type)):
+            raise ValueError(f"its config says {field.name} = {str(value)[:SHOWN]}: it is damaged. Fetch it again")
+
+
+def _is_kind(value: Any, name: str, kind: str) -> bool:
+    """Whether a field may be this, as far as building or comparing it would break on anything else."""
+    if type(value) not in KINDS[kind]:
+        return False
+    numbers: list[Any] = [value] if kind in ("int", "float") else []
+    most, wanted = MOST_LAYERS if name.endswith("_layers") else LARGEST, KINDS[kind]
+    if kind.startswith("tuple"):
+        numbers, most, wanted = list(value), MOST_LAYERS, (int,)
+    return all(type(number) in wanted and 0 <= number < most for number in numbers)
 
 
 def _plain(value: Any) -> Any:
@@ -217,14 +245,18 @@ def _levels(shapes: Shapes, given: Mapping[str, Any]) -> tuple[int, ...]:
 def _theta(given: Mapping[str, Any], default: float) -> float:
     """transformers 5 writes `rope_parameters`, everything older `rope_theta`."""
     nested = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    kind = nested.get("rope_type", "default")
+    kind = nested.get("rope_type", "default") if isinstance(nested, dict) else nested
     if kind != "default":
-        raise ValueError(f"its config asks for rotary positions of type {kind!r}, only 'default' is known")
-    return float(given.get("rope_theta") or nested.get("rope_theta") or default)
+        raise ValueError(f"its config asks for rotary positions of type {str(kind)[:SHOWN]!r}, only 'default' is known")
+    theta = given.get("rope_theta") or nested.get("rope_theta") or default
+    if not _is_kind(theta, "rope_theta", "float"):
+        raise ValueError(f"its config says rope_theta = {str(theta)[:SHOWN]}: it is damaged. Fetch it again")
+    return float(theta)
 
 
 def _check_layer_types(given: Mapping[str, Any]) -> None:
     kinds = given.get("layer_types") or []
-    expected = [("sliding_attention", "full_attention")[i % 2] for i in range(len(kinds))]
+    length = len(kinds) if isinstance(kinds, list) else 0
+    expected = [("sliding_attention", "full_attention")[i % 2] for i in range(length)]
     if kinds != expected or given.get("use_sliding_window") is False:
         raise ValueError("its config has layers that are not sliding and full attention by turns, as ACE-Step 1.5 has")

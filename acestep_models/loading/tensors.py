@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .blocks import BLOCKS
 from .files import Entry
+from .header import Shape
 
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -45,14 +47,24 @@ def _safetensors(path: Path, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
 def _gguf(path: Path, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
     """Every tensor has a storage of its own within the mapped file, as safetensors makes them: one can be copied,
     pinned or saved without the rest."""
-    mapped = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    size = path.stat().st_size
+    if any((entry.start or 0) + prod(_stored(entry)) * _dtype(entry).itemsize > size for entry in entries.values()):
+        raise ValueError(f"{path}: the file became shorter since its header was read. Is it being fetched? Load again.")
+    mapped = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
     return {key: _placed(mapped, entry) for key, entry in entries.items()}
 
 
+def _dtype(entry: Entry) -> torch.dtype:
+    return torch.uint8 if entry.dtype in BLOCKS else PLAIN[entry.dtype]
+
+
+def _stored(entry: Entry) -> Shape:
+    """The shape in elements of its dtype; blocks are rows of bytes."""
+    block, shape = BLOCKS.get(entry.dtype), entry.shape
+    return (prod(shape[:-1]), block.row_bytes(shape[-1])) if block else shape
+
+
 def _placed(mapped: Any, entry: Entry) -> Tensor:
-    start, block, shape = entry.start or 0, BLOCKS.get(entry.dtype), entry.shape
-    dtype = torch.uint8 if block else PLAIN[entry.dtype]
-    if block:
-        shape = (torch.Size(shape[:-1]).numel(), block.row_bytes(shape[-1]))
-    size = torch.Size(shape).numel() * dtype.itemsize
+    start, shape, dtype = entry.start or 0, _stored(entry), _dtype(entry)
+    size = prod(shape) * dtype.itemsize
     return torch.empty(0, dtype=dtype).set_(mapped[start : start + size], 0, shape)  # type: ignore[call-overload,no-any-return]
