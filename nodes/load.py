@@ -133,7 +133,8 @@ def _inputs() -> list[Any]:
             "precision",
             CHOICES,
             "auto: bf16 where the graphics card is good at it, else fp32. fp32 is exact and slower. int8: weights "
-            "in half the memory of bf16, computed in what auto takes; nearly the same song.",
+            "in half the memory of bf16 (a quantised file keeps its own), computed in what auto takes; nearly the same "
+            "song.",
             advanced=True,
         ),
         socket(

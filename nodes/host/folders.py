@@ -6,6 +6,7 @@ take every node of the pack with it.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ GGUF_CATEGORIES = ("diffusion_models", CHECKPOINTS, TEXT_ENCODERS, "vae")
 _INDEX, _CONFIG = "model_index.json", "config.json"
 _UPSTREAM_WEIGHTS = frozenset(("model.safetensors", "model.safetensors.index.json"))
 _DEPTH = 2
+NEAREST = 3  # names in a complaint
 _LIKE_A_PLANNER = re.compile(r"ace.?step.*(lm|aio)|qwen.*(1\.7b|4b).*ace", re.IGNORECASE)
 
 
@@ -96,7 +98,7 @@ def _gguf_names(category: str) -> list[str]:
         for root in map(Path, folder_paths.get_folder_paths(category))
         for folder, names in _walk(root, _DEPTH)
         for name in names
-        if name.lower().endswith(GGUF_SUFFIX)
+        if name.lower().endswith(GGUF_SUFFIX) and (folder / name).is_file()
     )
     return sorted(set(found))
 
@@ -141,12 +143,18 @@ def weight_path(category: str, name: str, socket: str) -> Path:
     """
     path = folder_paths.get_full_path(category, name)
     if path is None:
-        there = ", ".join(weight_names(category)) or "nothing"
         raise ValueError(
-            f"{socket}: {name!r} is not in {places(category)} (there: {there}); "
+            f"{socket}: {name!r} is not in {places(category)} ({nearest(name, weight_names(category))}); "
             f"files for ACE-Step 1.5 are at Hugging Face in {SOURCE}"
         )
     return Path(path)
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """What may have been meant: the names that are most like one that is not there."""
+    if len(names) <= NEAREST:
+        return f"there: {', '.join(names) or 'nothing'}"
+    return f"{len(names)} are there, nearest: {', '.join(difflib.get_close_matches(name, names, NEAREST, 0.0))}"
 
 
 def weight_paths(category: str) -> list[Path]:

@@ -5,7 +5,6 @@ A PEFT folder is one entry: the file in it says nothing of its strength without 
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from . import folders
 
 LORAS = "loras"
 EMPTY = "(no LoRA found: put one into models/loras)"
-NEAREST = 3  # names in a complaint
 KEPT_BYTES = 512 * 1024**2  # of adapters that stay parsed: a few of those that one tries in turn
 
 
@@ -70,10 +68,7 @@ def lora_path(name: str, socket: str = "lora") -> Path:
 
 def _there(name: str) -> str:
     """What may have been meant: the entries that are most like a name."""
-    names = [found for found in lora_names() if found != EMPTY]
-    if len(names) <= NEAREST:
-        return f"there: {', '.join(names) or 'nothing'}"
-    return f"{len(names)} are there, nearest: {', '.join(difflib.get_close_matches(name, names, NEAREST, 0.0))}"
+    return folders.nearest(name, [found for found in lora_names() if found != EMPTY])
 
 
 def lora_stamp(name: str) -> str:

@@ -52,8 +52,9 @@ class HostPacked(Packed, comfy.ops.CastWeightBiasOp):
             return weight
         if inplace_update:
             raise ValueError(
-                "precision: a LoRA on a conditioning (HookLoRA) rewrites weights in place, which is not "
-                "possible in eight bits or fewer; put it on the model with ApplyLoRA, or load a bf16 file in bf16"
+                "model: a LoRA on a conditioning (HookLoRA) rewrites weights in place, which is not "
+                "possible in eight bits or fewer; put it on the model with ApplyLoRA, or load a file that is not "
+                "quantised with precision auto"
             )
         self.weight, self.counted = nn.Parameter(weight.to(self.dtype), requires_grad=False), False
         return None
@@ -67,8 +68,8 @@ class HostPacked(Packed, comfy.ops.CastWeightBiasOp):
         functions = self.weight_function
         if functions and not hasattr(functions[0], "convert_func"):
             raise ValueError(
-                "precision: a node before this one wraps the weights of the model, which eight bits or fewer do not "
-                "allow; load a bf16 file in bf16, or take that node out"
+                "model: a node before this one wraps the weights of the model, which eight bits or fewer do not "
+                "allow; take that node out, or load a file that is not quantised with precision auto"
             )
         return bool(functions) or getattr(self, "weight_lowvram_function", None) is not None
 

@@ -248,5 +248,9 @@ def _any(checkpoint: Checkpoint) -> str | None:
 
 
 def listed(parts: frozenset[str]) -> str:
+    """What a file holds, in words that do not take its own tokenizer of audio for one of texts."""
     names = {"lm": "a planner (LM)", "text_encoder": "a text encoder", "vae": "a VAE"}
+    if {"decoder", "condition"} <= parts:
+        rest = sorted(names[part] for part in parts & names.keys())
+        return ", ".join(["a whole model (the decoder and what reads for it)", *rest])
     return ", ".join(sorted(names.get(part, f"a {part}") for part in parts)) or "nothing known"

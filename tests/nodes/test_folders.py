@@ -95,6 +95,18 @@ def test_a_name_cannot_leave_the_folder(model_folders, tmp_path):
         folders.model_path("../secret.safetensors")
 
 
+def test_only_files_are_listed_and_a_complaint_names_the_nearest(model_folders, tmp_path):
+    root = tmp_path / "models"
+    put(root, [f"song_{index}.safetensors" for index in range(30)] + ["turbo-Q8_0.gguf"])
+    (root / "folder.gguf").mkdir()
+    (root / "dangling.gguf").symlink_to(root / "nowhere.gguf")
+    folders = model_folders(diffusion_models=root)
+    names = folders.weight_names("diffusion_models")
+    assert "turbo-Q8_0.gguf" in names and not {"folder.gguf", "dangling.gguf"} & {*names}
+    with pytest.raises(ValueError, match=r"31 are there, nearest: turbo-Q8_0\.gguf, [^,]+, [^,]+\);"):
+        folders.model_path("turbo-Q8_1.gguf")
+
+
 @pytest.fixture
 def locked(monkeypatch):
     """locked(folder) makes listing the folder and reading its files fail, also for root, who may read anything."""

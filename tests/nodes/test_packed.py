@@ -198,7 +198,7 @@ def test_weights_have_the_same_names_in_any_precision(pack, core, load, deltas, 
 def test_what_int8_cannot_take_is_said(pack, load, rng):
     model = load()
     layer = packed_layers(pack, model.model.diffusion_model.decoder)[NAMES[0]]
-    with pytest.raises(ValueError, match="HookLoRA.*ApplyLoRA, or load a bf16 file in bf16"):
+    with pytest.raises(ValueError, match="HookLoRA.*ApplyLoRA, or load a file that is not quantised"):
         layer.set_weight(layer.unpacked(), inplace_update=True)
     layer.weight_function = [lambda weight: weight]
     with pytest.raises(ValueError, match="wraps the weights of the model"):
