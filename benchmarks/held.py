@@ -192,7 +192,7 @@ def hold_planner(pack: Pack, part: str, state: State, dtype: torch.dtype, form: 
         model=hold_part(pack, part, state, "2b", dtype, form=form),
         name="random",
         vocabulary=SimpleNamespace(code_base=CODE_BASE, im_end=IM_END),
-        graphs=pack("acestep_models.planner.graph").Graphs(),
+        graphs=pack("acestep_models.graphs").Graphs(),
     )
 
 

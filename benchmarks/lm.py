@@ -70,7 +70,7 @@ def our_planner(
     cpu = torch.device("cpu")
     handle = pack("nodes.host.runtime").handle(model.requires_grad_(False), dtype, torch.device(device), cpu)
     words = SimpleNamespace(code_base=CODE_BASE, im_end=IM_END)
-    graphs = pack("acestep_models.planner.graph").Graphs()
+    graphs = pack("acestep_models.graphs").Graphs()
     return SimpleNamespace(model=handle, name="random", vocabulary=words, graphs=graphs)
 
 
@@ -158,7 +158,7 @@ def seconds_a_token(times: list[float], device: str) -> float:
 
 def sampling_seconds(device: str, calls: int = 30) -> float:
     """What drawing one code of 64 000 takes after the logits: with cold caches on the CPU, as a graph on a card."""
-    from acestep_models.planner.graph import record_cuda
+    from acestep_models.graphs import record_cuda
     from acestep_models.planner.sampling import TokenSampling, pick
 
     logits, number = 3 * torch.randn(1, CODES, device=device), torch.rand(1, device=device)

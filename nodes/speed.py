@@ -6,9 +6,10 @@ from typing import Any
 
 from ..acestep_models.runtime import Handle
 from ..acestep_models.vae.compiled import compile_vae
+from .host.fused import brings_weights
 from .host.models import song_model
 from .host.schema import io, out, report, schema, socket
-from .host.speed import brings_weights, speed_up
+from .host.speed import compiles, speed_up
 from .types import Vae
 from .widgets import wire
 
@@ -59,7 +60,10 @@ def _decoder_lines(model: Any, compile: bool, cuda_graphs: bool) -> list[str]:
             "decoder: as it was, because this ComfyUI brings weights in at each use (start it with "
             "--disable-dynamic-vram to change that)"
         ]
-    lines = ["decoder: layers compiled at the first run"] if compile else []
+    lines = []
+    if compile:
+        blocks = "decoder: not compiled, because a GGUF file's blocks are multiplied out anew at each use"
+        lines.append("decoder: layers compiled at the first run" if compiles(model) else blocks)
     if cuda_graphs:
         card = model.load_device.type == "cuda"
         lines.append("decoder: steps recorded as CUDA graphs" if card else f"CUDA graphs: none on {model.load_device}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from acestep_models import compiled
 from acestep_models.compiled import Compiler
 from acestep_models.errors import Cancelled
 
@@ -71,7 +74,7 @@ def test_another_network_is_not_held_back():
     assert broken.failed and not sound.failed
 
 
-def test_too_many_shapes_are_a_failure_too(monkeypatch, caplog):
+def test_a_kind_too_many_goes_plainly_and_nothing_is_given_up(monkeypatch, caplog):
     """torch has a class of its own for it, which is no RuntimeError, and tells of it only once it was imported."""
 
     class FailOnRecompileLimitHit(Exception):
@@ -79,8 +82,33 @@ def test_too_many_shapes_are_a_failure_too(monkeypatch, caplog):
 
     errors = SimpleNamespace(FailOnRecompileLimitHit=FailOnRecompileLimitHit)
     monkeypatch.setitem(sys.modules, "torch._dynamo.exc", errors)
-    assert Compiler("a", compile=Torch(FailOnRecompileLimitHit("limit"))).wrap(double)(1) == 2
-    assert "limit" in caplog.text
+    torch_ = Torch(FailOnRecompileLimitHit("limit"))
+    compiler = Compiler("the decoder", compile=torch_)
+    fast = compiler.wrap(double)
+    assert [fast(1), fast(2)] == [2, 4]
+    assert torch_.log == ["compile", "run", "run"] and compiler.failed == ""
+    assert len(caplog.messages) == 1 and "further ones go plainly" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_torch_has_no_room_for_is_done_plainly_beside_what_it_compiled(monkeypatch, caplog):
+    """The real limit, which is as before for everybody else; torch says once that it was met."""
+    import torch._dynamo.config as config
+
+    ran, limit = [], config.recompile_limit
+
+    def backend(graph, inputs):
+        return lambda *args: ran.append(1) or graph(*args)
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr(compiled, "MOST_KINDS", limit + 2)
+    fast = Compiler("the decoder").wrap(lambda x, kind: x + kind)
+    for _ in range(2):
+        for kind in range(limit + 4):
+            assert torch.equal(fast(torch.ones(3), kind), torch.ones(3) + kind)
+    assert len(ran) == 2 * (limit + 2)
+    said = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == 2 and config.recompile_limit == limit
 
 
 @pytest.mark.parametrize("error", [Cancelled("stop"), torch.OutOfMemoryError("full"), KeyboardInterrupt()])

@@ -1,6 +1,7 @@
 """Steps of a run faster than layer by layer: compiled layers, and a whole step as one CUDA graph (spec/perf.md §4).
 
-Both only where every weight lies still and plain on the device; streamed, hooked or quantised weights go the plain way.
+Both only where every weight lies still on the device; streamed or hooked weights go the plain way. What is packed and
+multiplied out at each use is recorded like any other; whether it is worth a compile is for the maker of `Speed` to say.
 """
 
 from __future__ import annotations
@@ -11,16 +12,29 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from ..compiled import Compiler
 from ..graphs import Graphs, Recorder
-from .told import Told
+from .config import DiTConfig, activation_bytes
+from .told import KEPT, Told
 from .transformer import DiT, LayerPass, pass_layer
 
 LOG = logging.getLogger(__name__)
 # Graphs of one run: song and null, together and alone, of two sets of conditions. What changes more often goes plainly.
 MOST_GRAPHS = 4
+
+
+def recording_bytes(config: DiTConfig, batch: int, frames: int, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that the recordings of a run keep beside what a step needs, which they also need (`activation_bytes`).
+
+    They share the memory of one step more. Each has inputs of its own and keeps the `Told` that it was made with, of
+    which a step counts `KEPT`.
+    """
+    step = activation_bytes(config, batch, frames, tokens, dtype)  # `KEPT` more of `Told` are within it
+    inputs = MOST_GRAPHS * batch * frames * (config.in_channels + config.audio_acoustic_hidden_dim)  # and what came out
+    return step * (MOST_GRAPHS // KEPT - 1) + inputs * dtype.itemsize
 
 
 @dataclass(eq=False)
@@ -66,18 +80,21 @@ class Steps:
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
         self._still: bool | None = None  # a walk over all layers, so once a run
+        self._recorder = None if speed.graphs is None else Recorder(speed.graphs, MOST_GRAPHS)
         self._recorded: dict[Hashable, _Recorded] = {}
 
     def velocity(self, dit: DiT, x: Tensor, context: Tensor, told: Told, t: Tensor) -> Tensor:
         """What `DiT` makes of its arguments: [B, T, 64] at x [B, T, 64], context [B, T, 128] and t [B]."""
         if self._still is None:
             self._still = self._speed.find_still(dit, x)
-        graphs, through = self._speed.graphs, self._speed.through if self._still else pass_layer
-        if self._still and graphs is not None and graphs.work_on(x.device):
+        recorder, through = self._recorder, self._speed.through if self._still else pass_layer
+        if self._still and recorder is not None and recorder.works_on(x.device):
             kind = _kind(x, context, told, t)
             if kind in self._recorded or len(self._recorded) < MOST_GRAPHS:
-                recorded = self._recorded.setdefault(kind, _Recorded(graphs, told))
+                recorded = self._recorded.setdefault(kind, _Recorded(recorder, kind, told))
                 return recorded.velocity(dit, (x, context, t), through)
+        else:
+            self._recorded.clear()
         velocity: Tensor = dit(x, context, told, t, through=through)
         return velocity
 
@@ -95,8 +112,8 @@ def _kind(x: Tensor, context: Tensor, told: Told, t: Tensor) -> Hashable:
 class _Recorded:
     """Steps of one kind: on memory of their own, so that a recording finds its inputs where they were."""
 
-    def __init__(self, graphs: Graphs, told: Told) -> None:
-        self._recorder, self._told = Recorder(graphs), told
+    def __init__(self, recorder: Recorder, kind: Hashable, told: Told) -> None:
+        self._recorder, self._kind, self._told = recorder, kind, told
         self._inputs: tuple[Tensor, ...] = ()
         self._out: Tensor | None = None
 
@@ -112,6 +129,6 @@ class _Recorded:
             v = dit(x, context, self._told, t, through=through)
             self._out = v if self._out is None else self._out.copy_(v)
 
-        self._recorder.run("step", step)
+        self._recorder.run(self._kind, step)
         assert self._out is not None
         return self._out.clone()

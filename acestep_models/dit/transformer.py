@@ -201,7 +201,8 @@ class DiT(nn.Module):
     def tell(self, tokens: Tensor, frames: int, token_mask: Tensor | None = None) -> Told:
         """What `forward` makes of tokens [B, L, E] and token_mask [B, L] in every step of songs of `frames` frames."""
         embedded = self.condition_embedder(tokens)  # [B, L, H]
-        keys_values = tuple(cast(DiTLayer, layer).cross_attn.keys_values(embedded) for layer in self.layers)
+        made = (cast(DiTLayer, layer).cross_attn.keys_values(embedded) for layer in self.layers)
+        keys_values = tuple((k, _alone(v)) for k, v in made)
         return Told(keys_values, _over_heads(token_mask), self._places(frames, embedded))
 
     def _places(self, frames: int, like: Tensor) -> Places:
@@ -235,6 +236,11 @@ class DiT(nn.Module):
         vector, times = self.time_embed(t, dtype)
         vector_r, times_r = self.time_embed_r(t - r, dtype)
         return vector + vector_r, times + times_r
+
+
+def _alone(part: Tensor) -> Tensor:
+    """A tensor that is kept, without the larger one that it may be a part of: keys and values come of one product."""
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()
 
 
 def _over_heads(token_mask: Tensor | None) -> Tensor | None:

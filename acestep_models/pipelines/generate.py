@@ -218,11 +218,7 @@ def generate(
 ) -> Song:
     """A batch of 1 to 8 songs of one length; song i draws its noise from `seed` + i, or its own seed.
 
-    Without `work` it is text to music.
-
-    Raises:
-        ValueError: for blueprints, options or work that cannot be sampled.
-        ACEStepError: when a network answers with numbers that are not finite.
+    Without `work` it is text to music. Raises as `perform` does.
     """
     return perform(runtime, decoder, conditioner, Take(tuple(blueprints), options, seed), work or Work("text2music"))
 

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..graphs import Graphs
 from ..qwen3.model import Qwen3
 from ..qwen3.tokenizer import Tokenizer
 from ..runtime import Handle, Runtime
-from .graph import Graphs
 from .vocabulary import Vocabulary
 
 BUS_GB_PER_SECOND = 12.0  # what weights really come through PCIe 4.0 with, as a rule

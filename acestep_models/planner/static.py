@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..graphs import Graphs, Recorder
 from ..qwen3.cache import KVCache
 from ..qwen3.packed import PackedTexts, WindowCache
-from .graph import Graphs, Recorder
 
 WINDOW = 512  # a step looks at a multiple of so many positions, or at the whole buffer
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 LOG = logging.getLogger(__name__)
 
+SEPARATES = "acestep_separates"  # an attribute of patchers that take groups apart
 # The host's layers that do nothing but multiply; those of its faster kinds multiply in other ways.
 PLAIN = (comfy.ops.manual_cast.Linear, comfy.ops.disable_weight_init.Linear)
 
@@ -41,10 +42,10 @@ def join_weights(owner: Any, *how: Any) -> None:
     """After a load: bring the groups of a network together that lies on its device as a whole, one after another.
 
     Groups with a patched weight stay as they are, as the host holds the weights from before beside them. Where newer
-    hosts bring weights at their use, none ever lies still.
+    hosts bring weights at their use, none ever lies still; a clone of theirs that does not is of the host's own class.
     """
-    dynamic = getattr(owner, "is_dynamic", lambda: False)()
-    if dynamic or getattr(owner.model, "model_lowvram", False) or not gains(owner.load_device):
+    separates = getattr(owner, SEPARATES, False) and not brings_weights(owner)
+    if not separates or getattr(owner.model, "model_lowvram", False) or not gains(owner.load_device):
         return
     patched = {id(owner.model.get_submodule(key.rpartition(".")[0])) for key in owner.backup}
     groups = (group for group in find_groups(owner.model) if not any(id(layer) in patched for layer in group))
@@ -58,6 +59,11 @@ def join_weights(owner: Any, *how: Any) -> None:
         management.soft_empty_cache()  # the places they came from are too small for what comes next
 
 
+def brings_weights(owner: Any) -> bool:
+    """Whether a patcher is one of newer hosts that bring the weights in at each use, so that none lies still."""
+    return bool(getattr(owner, "is_dynamic", lambda: False)())
+
+
 def gains(device: torch.device) -> bool:
     """Whether one product beats several on a device.
 
@@ -66,26 +72,54 @@ def gains(device: torch.device) -> bool:
     return device.type not in ("cpu", "meta")
 
 
-def separate(module: nn.Module) -> None:
-    """Give each layer of a network a storage of its own again, group by group."""
+def separate(module: nn.Module, rest: torch.device) -> None:
+    """Give the layers that stayed of groups of which others have left a storage of their own, group by group.
+
+    A card is full when layers leave it: where it has no room for a copy, they go by way of `rest`.
+    """
     for group in find_groups(module):
-        if len({layer.weight.untyped_storage()._cdata for layer in group}) < len(group):
+        whole = sum(layer.weight.nbytes for layer in group)
+        stayed = [layer for layer in group if layer.weight.untyped_storage().nbytes() == whole]
+        if 0 < len(stayed) < len(group):
             with torch.inference_mode(False), torch.no_grad():
-                for layer in group:
-                    layer.weight = _parameter(layer.weight.clone(), layer.weight)
+                _take_apart(stayed, rest)
+
+
+def _take_apart(stayed: Sequence[Any], rest: torch.device) -> None:
+    place, apart = stayed[0].weight.device, _copies(stayed)
+    if apart is None:
+        apart = [layer.weight.to(rest, copy=True) for layer in stayed]
+        _put(stayed, apart)  # the last of them frees the storage
+        apart = [weight.to(place) for weight in apart]
+    _put(stayed, apart)
+
+
+def _copies(layers: Sequence[Any]) -> list[Tensor] | None:
+    """Their weights once more where they are; None where there is no room, and then no copy is left there either."""
+    try:
+        return [layer.weight.clone() for layer in layers]
+    except torch.cuda.OutOfMemoryError:
+        return None
+
+
+def _put(layers: Sequence[Any], weights: Sequence[Tensor]) -> None:
+    for layer, weight in zip(layers, weights, strict=True):
+        layer.weight = _parameter(weight, layer.weight)
 
 
 def separating(kind: Any) -> Any:
-    """The host's class of a patcher that takes groups apart before it lets single layers go.
+    """The host's class of a patcher that takes a group apart when single layers of it have gone.
 
-    A layer that leaves would free nothing while the others hold the storage, and the host counts on what it freed.
+    They would have freed nothing while the others hold the storage, and the host counts on what it freed.
     """
 
     def partially_unload(self: Any, *given: Any, **named: Any) -> Any:
-        separate(self.model)
-        return kind.partially_unload(self, *given, **named)
+        freed = kind.partially_unload(self, *given, **named)
+        separate(self.model, self.offload_device)
+        return freed
 
-    return type(kind.__name__, (kind,), {"partially_unload": partially_unload, "__module__": kind.__module__})
+    made = {"partially_unload": partially_unload, "__module__": kind.__module__, SEPARATES: True}
+    return type(kind.__name__, (kind,), made)
 
 
 def find_groups(module: nn.Module) -> Iterator[list[Any]]:

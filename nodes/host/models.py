@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...acestep_models.dit.config import DiTConfig, activation_bytes
-from ...acestep_models.dit.speed import Speed
+from ...acestep_models.dit.speed import Speed, recording_bytes
 from ...acestep_models.dit.told import Told, ToldStore
 from ...acestep_models.dit.transformer import DiT
+from ...acestep_models.loading.packed import unpacking_bytes
 from ...acestep_models.tasks import VARIANTS, Variant
 from ...acestep_models.units import FRAME_RATE, HOP, LATENT_CHANNELS
 from .ops import host_ops
@@ -176,7 +177,15 @@ class SongModel(comfy.model_base.BaseModel):
         """Bytes that a call for latents of `input_shape` [B, 64, T] needs beside the weights."""
         shapes = (cond_shapes or {}).get("c_crossattn") or []
         tokens = max((shape[1] for shape in shapes), default=USUAL_TOKENS)
-        return float(activation_bytes(self.config, input_shape[0], input_shape[-1], tokens, self.compute_dtype))
+        sizes = self.config, input_shape[0], input_shape[-1], tokens, self.compute_dtype
+        unpacking = unpacking_bytes(self.diffusion_model, self.compute_dtype)
+        return float(activation_bytes(*sizes) + unpacking + (recording_bytes(*sizes) if self._is_recorded() else 0))
+
+    def _is_recorded(self) -> bool:
+        """Whether the run that is prepared or goes on records its steps."""
+        patcher = self.current_patcher
+        speed: Speed | None = None if patcher is None else patcher.model_options["transformer_options"].get(SPEED)
+        return speed is not None and speed.graphs is not None and speed.graphs.work_on(patcher.load_device)
 
 
 def flow_shift(sampling: Any) -> float:

@@ -28,12 +28,15 @@ def _rows(embedding: Any, start: int, stop: int, like: Tensor) -> Tensor:
 
 
 def _lies_still(module: nn.Module, like: Tensor) -> bool:
-    """Whether no layer fetches, patches or unpacks a weight while it computes."""
+    """Whether every weight is read where it lies: none is fetched or patched while a layer computes.
+
+    Packed ones lie still, too; what they are multiplied out to is a pass's own.
+    """
     return all(_is_plain(layer, like) for layer in module.modules() if any(True for _ in layer.parameters(False)))
 
 
 def _is_plain(layer: Any, like: Tensor) -> bool:
-    """The layer's own weights, in place and as they are. `_v` marks those that newer hosts bring in at each use."""
+    """The layer's own weights, in place and as loaded. `_v` marks those that newer hosts bring in at each use."""
     if hasattr(layer, "_v") or any(getattr(layer, name, None) for name in _AT_USE):
         return False
     weights = layer.parameters(recurse=False)

@@ -14,8 +14,9 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import nn
 
+from ...acestep_models.loading.packed import unpacking_bytes
 from ...acestep_models.runtime import Handle, M
-from .fused import join_weights, separating
+from .fused import brings_weights, join_weights, separating
 
 INTERVAL_SECONDS = 0.1
 
@@ -57,8 +58,11 @@ class HostRuntime:
         management.throw_exception_if_processing_interrupted()
 
     def place(self, handle: Handle[M], reserve_bytes: int = 0) -> M:
-        """The network with as many of its weights on the device as fit beside `reserve_bytes`."""
-        management.load_models_gpu([handle.owner], memory_required=reserve_bytes)
+        """The network with as many of its weights on the device as fit beside `reserve_bytes`.
+
+        What packed weights need at their use is added here.
+        """
+        management.load_models_gpu([handle.owner], memory_required=_with_unpacking(handle, reserve_bytes))
         return handle.module
 
     def complete(self, handle: Handle[Any], reserve_bytes: int = 0) -> None:
@@ -67,7 +71,7 @@ class HostRuntime:
         The host always keeps 0.8 GB to compute in, however little is reserved, and would stream the rest for its sake.
         What a user told it to leave to others stays free.
         """
-        owner = handle.owner
+        owner, reserve_bytes = handle.owner, _with_unpacking(handle, reserve_bytes)
         missing = owner.model_size() - owner.loaded_size()
         spare = self.free_bytes(handle) - management.extra_reserved_memory() - reserve_bytes
         if 0 < missing <= spare:
@@ -82,11 +86,13 @@ class HostRuntime:
         """What the host counts as free on the device, with what torch keeps there without using it.
 
         Where newer hosts bring weights at their use, these fill a card and go as soon as their place is wanted: there
-        all of the card counts.
+        it counts as free. What other programs hold never does.
         """
         device = handle.owner.load_device
-        dynamic = getattr(handle.owner, "is_dynamic", lambda: False)()
-        return int(management.get_total_memory(device) if dynamic else management.get_free_memory(device))
+        free = management.get_free_memory(device)
+        if brings_weights(handle.owner):
+            free = min(management.get_total_memory(device), free + _fleeting_bytes(device))
+        return int(free)
 
     def loaded_share(self, handle: Handle[Any]) -> float:
         """How much of a placed network lies on its device, 0 to 1.
@@ -95,9 +101,19 @@ class HostRuntime:
         """
         owner = handle.owner
         loaded = owner.loaded_size()
-        if getattr(owner, "is_dynamic", lambda: False)():
+        if brings_weights(owner):
             loaded += management.get_free_memory(owner.load_device)
         return float(min(1.0, loaded / max(1, owner.model_size())))
+
+
+def _with_unpacking(handle: Handle[Any], reserve_bytes: int) -> int:
+    return reserve_bytes + unpacking_bytes(handle.module, handle.dtype)
+
+
+def _fleeting_bytes(device: torch.device) -> int:
+    """What weights take on a device that go by themselves."""
+    there = (entry.model for entry in management.current_loaded_models if entry.device == device)
+    return sum(owner.loaded_size() for owner in there if owner is not None and brings_weights(owner))
 
 
 def patcher(

@@ -4,28 +4,55 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.patcher_extension
+
 from ...acestep_models.compiled import Compiler
 from ...acestep_models.dit.speed import Speed
 from ...acestep_models.graphs import Graphs
+from ...acestep_models.loading.packed import BlockLinear
 from .models import SPEED
 
 DECODER = "the decoder"
+PREPARE = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
 
 
 def speed_up(model: Any, compiling: bool, graphs: bool) -> tuple[Any, Speed]:
     """A clone of `model` whose runs are sped up, and the state of that; the model itself stays as it is.
 
-    One shape is compiled for itself and the second for all others, so a session of many lengths compiles twice.
+    The first length of a kind of pass is compiled for itself and the second for all others; kinds differ in rows (one
+    or several), in the mask of tokens and the band of the window (there or not), and in what fills the last patch.
     """
-    speed = Speed(
-        Compiler(DECODER, dynamic=None) if compiling else None, Graphs(name="A step of the decoder") if graphs else None
-    )
+    compiler = Compiler(DECODER, dynamic=None) if compiling and compiles(model) else None
+    speed = Speed(compiler, Graphs(name="A step of the decoder") if graphs else None)
     clone = model.clone()
     options = clone.model_options
-    clone.model_options = {**options, "transformer_options": {**options.get("transformer_options", {}), SPEED: speed}}
+    wishes = {**options.get("transformer_options", {}), SPEED: speed}
+    clone.model_options = {**options, "transformer_options": _announced(wishes) if graphs else wishes}
     return clone, speed
 
 
-def brings_weights(model: Any) -> bool:
-    """Whether this host brings the weights in at each use, as newer ones do, so that none of them lies still."""
-    return bool(getattr(model, "is_dynamic", lambda: False)())
+def compiles(model: Any) -> bool:
+    """Whether the layers are any that a compiler makes something of.
+
+    Blocks of a GGUF file are multiplied out slice by slice, and torch would take minutes to write all of them out.
+    """
+    return not any(isinstance(layer, BlockLinear) for layer in model.model.modules())
+
+
+def _announced(options: dict[str, Any]) -> dict[str, Any]:
+    """transformer_options in which a run says who it is before its memory is asked for, and not only after.
+
+    Kept here and not with the patcher: a clone with other wrappers would have the host load the weights anew.
+    """
+    wrappers: dict[Any, dict[Any, list[Any]]] = options.get("wrappers", {})
+    return {**options, "wrappers": {**wrappers, PREPARE: {**wrappers.get(PREPARE, {}), SPEED: [_prepare]}}}
+
+
+def _prepare(prepare: Any, model: Any, *given: Any, **named: Any) -> Any:
+    """What the host does before a run, with `current_patcher` as it is during the run."""
+    before = model.model.current_patcher
+    model.model.current_patcher = model
+    try:
+        return prepare(model, *given, **named)
+    finally:
+        model.model.current_patcher = before

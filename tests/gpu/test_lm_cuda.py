@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from acestep_models.errors import Cancelled
+from acestep_models.graphs import Graphs, record_cuda
 from acestep_models.planner import static
 from acestep_models.planner.decode import CodesRequest, write_codes
 from acestep_models.planner.generate import write_text
-from acestep_models.planner.graph import Graphs, record_cuda
 from acestep_models.planner.sampling import TokenSampling, pick
 from acestep_models.runtime import PlainRuntime
 

@@ -7,7 +7,7 @@ import torch
 
 from acestep_models.compiled import Compiler
 from acestep_models.dit.config import DiTConfig
-from acestep_models.dit.speed import Speed, Steps
+from acestep_models.dit.speed import MOST_GRAPHS, Speed, Steps
 from acestep_models.dit.transformer import DiT
 from acestep_models.graphs import Graphs, record_cuda
 
@@ -69,6 +69,68 @@ def test_a_step_that_cannot_be_recorded_goes_on_plainly(dit, relative_error, cap
     for _ in range(3):
         assert relative_error(steps.velocity(dit, *given), dit(*given)) < 1e-4
     assert speed.graphs.failed and len(caplog.messages) == 1
+
+
+def test_forty_recordings_leave_no_memory_behind(dit):
+    """Each run records two kinds, which share their memory; a stream for each would keep a workspace for each."""
+    graphs = Graphs(name="A step of the decoder")
+    for number in range(20):
+        speed = Speed(graphs=graphs)
+        steps = Steps(speed)
+        for seed in (1, 2):
+            steps.velocity(dit, *song(dit, seed))
+        del steps
+        if number == 2:
+            settled = torch.cuda.memory_allocated()
+    assert graphs.failed == "" and torch.cuda.memory_allocated() <= settled + (1 << 20)
+
+
+def test_recordings_of_a_run_share_the_memory_of_one(dit):
+    """What the second adds is its inputs and what it was told, and no second set of activations."""
+
+    def reserved(count):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before, steps = torch.cuda.memory_reserved(), Steps(Speed(graphs=Graphs()))
+        for given in songs[:count]:
+            steps.velocity(dit, *given)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved() - before
+
+    songs = [song(dit, seed) for seed in range(MOST_GRAPHS)]
+    reserved(1)
+    assert reserved(MOST_GRAPHS) < 2 * reserved(1)
+
+
+def test_without_room_a_run_goes_on_without_and_the_next_one_records(dit, relative_error):
+    speed, given = Speed(graphs=Graphs()), song(dit, 1)
+    plain = dit(*given)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 22)) / total)
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            record_cuda(lambda: torch.empty(1 << 24, device="cuda"))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    steps = Steps(speed)
+    for _ in range(2):
+        assert relative_error(steps.velocity(dit, *given), plain) < 1e-4
+    assert speed.graphs.failed == "" and not steps._recorder.given_up
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_is_raised_within_a_recording_leaves_the_card_right(error):
+    """The host raises a cancel within a layer, and it is no RuntimeError."""
+
+    def step():
+        torch.zeros(4, device="cuda")
+        raise error
+
+    with pytest.raises(error):
+        record_cuda(step)
+    assert torch.randn(3, device="cuda").isfinite().all()
+    record_cuda(lambda: torch.zeros(4, device="cuda")).replay()
 
 
 def test_compiled_layers_of_several_lengths(dit, relative_error):

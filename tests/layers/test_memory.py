@@ -13,6 +13,8 @@ from acestep_models.dit.codes import AudioDetokenizer, AudioTokenizer
 from acestep_models.dit.condition import ConditionEncoder
 from acestep_models.dit.config import XL, DiTConfig, activation_bytes, codes_bytes, condition_bytes
 from acestep_models.dit.transformer import DiT
+from acestep_models.loading.blocks import BLOCKS
+from acestep_models.loading.packed import PackedLinear, Packing, pack_layers, packed_linear, unpacking_bytes
 from acestep_models.ops import META
 from acestep_models.vae.config import OobleckConfig
 from acestep_models.vae.oobleck import Oobleck
@@ -25,16 +27,18 @@ from livebytes import FUSED, JOINED, peak_bytes  # noqa: E402
 TWO_B = DiTConfig()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("config", "batch", "frames", "tokens"),
     [(TWO_B, 1, 6000, 400), (TWO_B, 2, 250, 2000), (XL, 2, 15_000, 400), (XL, 8, 250, 100)],
     ids=["2b-240s", "2b-10s", "xl-600s", "xl-10s"],
 )
-@pytest.mark.parametrize("ops", [FUSED, JOINED], ids=["apart", "joined"])
+@pytest.mark.parametrize(
+    ("ops", "dtype"),
+    [(FUSED, torch.float32), (JOINED, torch.bfloat16)],
+    ids=["apart-fp32", "joined-bf16"],
+)
 def test_decoder_estimate_covers_the_true_peak(config, batch, frames, tokens, dtype, ops):
-    """At real sizes, on the meta device, where tensors have a size and no content."""
-    config = replace(config, num_hidden_layers=2)
+    """At real sizes and with all layers, on the meta device, where tensors have a size and no content."""
     net = DiT(config, ops, META, dtype)
 
     def empty(*shape):
@@ -48,6 +52,46 @@ def test_decoder_estimate_covers_the_true_peak(config, batch, frames, tokens, dt
 
     true = peak_bytes(lambda: step(net.tell(given[2], frames), net.tell(given[2], frames)))
     assert true <= activation_bytes(config, batch, frames, tokens, dtype) <= 2.5 * true
+
+
+def test_what_is_told_holds_no_more_than_keys_and_values():
+    """Both come of one product, of which nothing else may stay."""
+    told = DiT(replace(TWO_B, num_hidden_layers=1), JOINED, META).tell(torch.empty(2, 30, 2048, device=META), 50)
+    for part in told.keys_values[0]:
+        assert part.untyped_storage().nbytes() == part.nbytes == 2 * 30 * 1024 * 4
+
+
+@pytest.mark.parametrize("frames", [250, 6000])
+@pytest.mark.parametrize("kind", [*BLOCKS, "int8"])
+def test_decoder_estimate_with_packed_matrices_covers_the_true_peak(kind, frames):
+    """As on a card: the slices that are multiplied out at once are those of meta, too."""
+    config, bf16 = replace(TWO_B, num_hidden_layers=1), torch.bfloat16
+    net = DiT(config, FUSED, META, bf16)
+    packing = Packing(PackedLinear, bf16, kind == "int8")
+    pack_layers(net, "decoder", packing, {} if kind == "int8" else {name: kind for name, _ in net.named_modules()})
+    given = [torch.empty(1, *shape, device=META, dtype=bf16) for shape in ((frames, 64), (frames, 128), (200, 2048))]
+    time = torch.empty(1, device=META, dtype=bf16)
+    true = peak_bytes(lambda: net(given[0], given[1], net.tell(given[2], frames), time))
+    alone = activation_bytes(config, 1, frames, 200, bf16)
+    assert true <= alone + unpacking_bytes(net, bf16) <= 2.5 * true
+    assert frames > 250 or true > alone, "nothing to add"
+
+
+def test_only_packed_matrices_need_room_to_unpack():
+    net = DiT(replace(TWO_B, num_hidden_layers=1), FUSED, META)
+    assert unpacking_bytes(net, torch.bfloat16) == 0
+    pack_layers(net, "decoder", Packing(PackedLinear, torch.bfloat16))
+    assert unpacking_bytes(net, torch.bfloat16) == 2048 * 6144 * 2
+
+
+def test_what_comes_out_of_eight_bits_is_there_once():
+    x, weight, scale = (
+        torch.empty(500, 64, device=META),
+        torch.empty(256, 64, device=META),
+        torch.empty(256, device=META),
+    )
+    true = peak_bytes(lambda: packed_linear(x, weight.to(torch.int8), scale))
+    assert true < 4 * (500 * 256 + 256 * 64) + 256 * 64 + 4096
 
 
 def test_decoder_estimate_covers_a_real_run():

@@ -6,7 +6,7 @@ Weights have sizes and no numbers: nothing computes, every network is placed, st
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "layers"))
 
-from livebytes import FUSED, peak_bytes  # noqa: E402
+from livebytes import JOINED, peak_bytes  # noqa: E402
 
 CPU, META, BF16 = torch.device("cpu"), torch.device("meta"), torch.bfloat16
 SMALL, LARGE = 3_500_000_000, 1 << 40  # bytes
@@ -131,21 +131,29 @@ class Stages:
     def live(self, seen):
         """(name, largest sum of live activations) of each network on the shapes that it saw, on meta."""
         core = self.core
-        config = core("dit.config").DiTConfig(
-            num_hidden_layers=2, num_lyric_encoder_hidden_layers=2, num_timbre_encoder_hidden_layers=2
-        )
-        qwen3 = replace(core("qwen3.config").TEXT_ENCODER, num_hidden_layers=2)
+        config, qwen3 = core("dit.config").DiTConfig(), core("qwen3.config").TEXT_ENCODER
         transformer, vae = core("dit.transformer"), core("vae.oobleck")
         networks = {
-            "text": core("qwen3.model").Qwen3(qwen3, FUSED, META, BF16),
-            "condition": core("dit.condition").ConditionEncoder(config, FUSED, META, BF16),
-            "detokenizer": core("dit.codes").AudioDetokenizer(config, FUSED, META, BF16),
-            "decoder": transformer.DiT(config, FUSED, META, BF16),
+            "text": core("qwen3.model").Qwen3(qwen3, JOINED, META, BF16),
+            "condition": core("dit.condition").ConditionEncoder(config, JOINED, META, BF16),
+            "detokenizer": core("dit.codes").AudioDetokenizer(config, JOINED, META, BF16),
+            "decoder": transformer.DiT(config, JOINED, META, BF16),
             "vae": vae.Oobleck(core("vae.config").OobleckConfig(), device=META, dtype=BF16).decoder,
         }
         for name, network in networks.items():
             given = [torch.empty(*shape, device=META, dtype=BF16) for shape in seen[name]]
-            yield name, peak_bytes(lambda network=network, given=given: network(*given))
+            run = of_a_run(network, *given) if name == "decoder" else lambda run=network, given=given: run(*given)
+            yield name, peak_bytes(run)
+
+
+def of_a_run(decoder, x, context, tokens, time):
+    """A step of a run that keeps two sets of keys and values, as `ToldStore` does."""
+
+    def step():
+        kept = [decoder.tell(tokens, x.shape[1]) for _ in range(2)]
+        return decoder(x, context, kept[1], time)
+
+    return step
 
 
 def nowhere(module):

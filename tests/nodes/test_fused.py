@@ -153,16 +153,72 @@ def test_streamed_is_resident(plain, fused, load, rng, fake_gpu, relative_error)
     assert relative_error(whole, streamed) < 1e-6
 
 
-def test_what_leaves_frees_its_place(plain, fused, load, rng):
-    """The layers that stay hold no storage of those that went; a clone minds that too."""
+@pytest.fixture
+def leaving(monkeypatch):
+    """Makes layers that are sent away get a storage of their own, as on another device; gives those that went."""
+    gone = []
+
+    def to(layer, *place, **more):
+        gone.append(layer)
+        layer.weight = torch.nn.Parameter(layer.weight.clone(), requires_grad=False)
+        return layer
+
+    monkeypatch.setattr(torch.nn.Linear, "to", to)
+    return gone
+
+
+def unload_some(fused, model, gone):
+    """Unload part of a network that lies together: (groups that stay whole, groups of which some went)."""
+    gone.clear()
+    model.partially_unload(torch.device("cpu"), model.model_size() // 8)
+    left, groups = {id(layer) for layer in gone}, list(fused.find_groups(model.model))
+    whole = [group for group in groups if not any(id(layer) in left for layer in group)]
+    broken = [group for group in groups if any(id(layer) in left for layer in group)]
+    some = [group for group in broken if not all(id(layer) in left for layer in group)]
+    return whole, some
+
+
+def test_what_leaves_frees_its_place(plain, fused, load, rng, leaving, relative_error):
+    """The layers that stay hold no storage of those that went, a clone minds that too; other groups stay together."""
     model = load().clone()
     velocity(model, rng)
-    model.partially_unload(torch.device("cpu"), model.model_size() // 3)
-    assert together(fused, model)[0] == 0
-    each = {weight.untyped_storage()._cdata for group in fused.find_groups(model.model) for weight in weights(group)}
-    assert len(each) == sum(len(group) for group in fused.find_groups(model.model))
+    whole, some = unload_some(fused, model, leaving)
+    assert whole and some
+    assert all(fused.lies_together(group) for group in whole)
+    assert all(weight.untyped_storage().nbytes() == weight.nbytes for group in some for weight in weights(group))
     assert storage_bytes(model) == plain[2]
-    assert torch.equal(velocity(model, rng, load=False), plain[0])
+    assert relative_error(velocity(model, rng, load=False), plain[0]) < 1e-6
+
+
+def test_without_room_for_a_copy_what_stays_goes_by_way_of_the_main_memory(
+    plain, fused, load, rng, leaving, monkeypatch, relative_error
+):
+    model, sent = load(), []
+    velocity(model, rng)
+
+    def full(weight, *how, **more):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    def send(weight, place, **how):
+        sent.append((torch.device(place), how))
+        return plain_to(weight, place, **how)
+
+    plain_to, apart = torch.Tensor.to, fused._take_apart
+
+    def take_apart(stayed, rest):
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "clone", full)
+            patched.setattr(torch.Tensor, "to", send)
+            apart(stayed, rest)
+
+    monkeypatch.setattr(fused, "_take_apart", take_apart)
+    whole, some = unload_some(fused, model, leaving)
+    assert whole and some
+    stayed = sum(not any(layer is other for other in leaving) for group in some for layer in group)
+    assert sorted(how != {} for _, how in sent) == [False] * stayed + [True] * stayed, "there and back"
+    assert all(weight.untyped_storage().nbytes() == weight.nbytes for group in some for weight in weights(group))
+    assert storage_bytes(model) == plain[2]
+    assert relative_error(velocity(model, rng, load=False), plain[0]) < 1e-6
 
 
 def test_unloaded_and_loaded_again(plain, fused, load, rng, fake_gpu):
@@ -288,6 +344,17 @@ def test_where_weights_come_at_their_use_nothing_is_moved(fused, load, rng, fake
     model = load()
     monkeypatch.setattr(type(model), "is_dynamic", lambda self: True, raising=False)
     fused.join_weights(model)
+    assert together(fused, model)[0] == 0
+
+
+def test_a_patcher_that_takes_nothing_apart_brings_nothing_together(fused, load, rng, fake_gpu):
+    """Newer hosts make a clone of their plain class, and give it the callbacks."""
+    import comfy.model_patcher
+
+    fake_gpu(1 << 40)
+    model = load()
+    model.__class__ = comfy.model_patcher.ModelPatcher
+    velocity(model.clone(), rng)
     assert together(fused, model)[0] == 0
 
 

@@ -113,6 +113,27 @@ def test_memory_is_what_the_core_counts(core, loaded):
     assert model.extra_conds_shapes(cross_attn=torch.zeros(2, 9, 64)) == {"c_crossattn": [2, 9, 64]}
 
 
+def test_a_run_that_records_asks_for_the_memory_of_it_and_others_do_not(pack, core, loaded, monkeypatch):
+    """From the load on, which is before the host says whose run it is; compiling alone needs none."""
+    import comfy.sampler_helpers as helpers
+
+    model, config, size = loaded.model.model, loaded.conditioner.config, (1, 250, 1024, torch.float32)
+    plain, more = core("dit.config").activation_bytes(config, *size), core("dit.speed").recording_bytes(config, *size)
+    monkeypatch.setattr(core("graphs").Graphs, "work_on", lambda self, device: not self.failed)
+    asked = []
+    monkeypatch.setattr(
+        helpers, "_prepare_sampling", lambda *_, **__: asked.append(model.memory_required([1, 64, 250]))
+    )
+    fast, speed = pack("host.speed").speed_up(loaded.model, True, True)
+    compiled = pack("host.speed").speed_up(loaded.model, True, False)[0]
+    for run in (fast, fast.clone(), loaded.model, compiled):
+        helpers.prepare_sampling(run, [1, 64, 250], {}, run.model_options)
+        assert model.current_patcher is None
+    speed.graphs.failed = "no"
+    helpers.prepare_sampling(fast, [1, 64, 250], {}, fast.model_options)
+    assert asked == [plain + more, plain + more, plain, plain, plain]
+
+
 def test_keys_are_those_that_lora_files_name(loaded):
     import comfy.lora
 

@@ -18,9 +18,9 @@ def runtime(pack):
 
 @pytest.fixture
 def load(load_planner, model_folders, tiny_2b_split):
-    """load() -> the tiny planner under the memory manager."""
+    """load(precision) -> the tiny planner under the memory manager."""
     model_folders(text_encoders=tiny_2b_split.lm.parent)
-    return lambda: load_planner(tiny_2b_split.lm.name).lm
+    return lambda *precision: load_planner(tiny_2b_split.lm.name, *precision).lm
 
 
 def hidden(lm):
@@ -213,3 +213,44 @@ def test_free_memory_is_that_of_the_device_less_what_lies_there(load, runtime, f
     assert runtime.free_bytes(lm.model) == 2 * size
     lm.model.owner.is_dynamic = lambda: True
     assert runtime.free_bytes(lm.model) == 3 * size, "weights that go by themselves are in nobody's way"
+
+
+def test_what_other_programs_hold_is_not_free_on_newer_hosts_either(load, runtime, fake_gpu, monkeypatch):
+    import comfy.model_management as management
+
+    fake_gpu(1 << 40)
+    lm, other = load(), load()
+    size = lm.model.owner.model_size()
+    fake_gpu(4 * size)
+    runtime.place(lm.model)
+    runtime.place(other.model)
+    lm.model.owner.is_dynamic = lambda: True
+    counted = management.get_free_memory
+    with monkeypatch.context() as patched:
+        patched.setattr(management, "get_free_memory", lambda *place: counted(*place) - size)
+        assert runtime.free_bytes(lm.model) == 2 * size, "of four: one of others, and one that does not go by itself"
+        assert runtime.free_bytes(other.model) == size
+
+
+def test_room_to_unpack_is_asked_for(load, runtime, fake_gpu, monkeypatch):
+    import comfy.model_management as management
+
+    asked = []
+    fake_gpu(1 << 40)
+    lm, packed = load(), load("int8")
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, memory_required: asked.append(memory_required))
+    for model in (lm.model, packed.model):
+        runtime.place(model, 1000)
+    layers = [layer for layer in packed.model.module.modules() if hasattr(layer, "packed_bytes")]
+    widest = max(layer.in_features * layer.out_features for layer in layers)
+    assert asked == [1000, 1000 + widest * packed.model.dtype.itemsize]
+
+
+def test_a_model_asks_for_room_to_unpack(pack, core, tiny_2b_split):
+    file, asked = tiny_2b_split.model, []
+    for precision in ("fp32", "int8"):
+        inner = pack("host.loader").load_decoder(file, file, "turbo", precision).model
+        count = core("dit.config").activation_bytes(inner.config, 1, 250, 1024, inner.compute_dtype)
+        asked.append(inner.memory_required([1, 64, 250]) - count)
+    assert asked == [0, core("loading.packed").unpacking_bytes(inner, inner.compute_dtype)]
+    assert asked[1] > 0

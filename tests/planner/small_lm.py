@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
+from acestep_models.graphs import Graphs
 from acestep_models.planner.actions import Choose, Force, Mask, Stop
-from acestep_models.planner.graph import Graphs
 from acestep_models.planner.lm import LM
 from acestep_models.qwen3.model import Qwen3, Qwen3Config
 from acestep_models.qwen3.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acestep_models.errors import Cancelled
-from acestep_models.planner.graph import Graphs, Recorder, record_cuda
+from acestep_models.graphs import Graphs, Recorder, record_cuda
 
 
 class Recording:
@@ -68,16 +68,26 @@ def test_only_a_card_is_worth_a_try():
     assert not Graphs().work_on(torch.device("mps"))
 
 
+# What goes before a recording: it has memory of its own, and what lies unused must be free for that; and what puts the
+# card right after one that failed.
+READY = ["synchronize", "empty", "wait"]
+RIGHT = ["synchronize", "reset", "begin thread_local", "zeros on cuda", "end", "synchronize"]
+
+
 class FakeCard:
     """As much of torch.cuda as a recording uses; a capture in which something fails cannot be ended either."""
 
     def __init__(self, monkeypatch):
         self.log = log = []
-        broken = self.broken = []
+        broken, streams = [], []
+        self.broken, self.streams = broken, streams
 
         class Graph:
-            def capture_begin(self, capture_error_mode):
-                log.append(f"begin {capture_error_mode}")
+            def capture_begin(self, pool, capture_error_mode):
+                log.append(f"begin {capture_error_mode}" + (f" in {pool}" if pool else ""))
+
+            def pool(self):
+                return "the first one's"
 
             def capture_end(self):
                 log.append("end")
@@ -89,6 +99,9 @@ class FakeCard:
                 log.append("reset")
 
         class Stream:
+            def __init__(self):
+                streams.append(self)
+
             def __enter__(self):
                 return self
 
@@ -99,7 +112,9 @@ class FakeCard:
                 log.append("wait")
 
         fakes = {"CUDAGraph": Graph, "Stream": Stream, "stream": lambda stream: stream}
-        fakes |= {"current_stream": Stream, "synchronize": lambda: log.append("synchronize")}
+        current = Stream()
+        fakes |= {"current_stream": lambda: current, "synchronize": lambda: log.append("synchronize")}
+        fakes |= {"empty_cache": lambda: log.append("empty"), "current_device": lambda: 0}
         for name, fake in fakes.items():
             monkeypatch.setattr(torch.cuda, name, fake)
         monkeypatch.setattr(torch, "zeros", lambda *size, device: log.append(f"zeros on {device}"))
@@ -108,7 +123,42 @@ class FakeCard:
 def test_a_recording_on_a_card(monkeypatch):
     card = FakeCard(monkeypatch)
     record_cuda(lambda: card.log.append("step"))
-    assert card.log == ["wait", "begin thread_local", "step", "end", "wait"]
+    assert card.log == [*READY, "begin thread_local", "step", "end", "wait"]
+
+
+def test_recordings_share_a_stream_and_those_of_a_run_their_memory(monkeypatch):
+    """A stream of its own for each would leave a workspace of its own on the card."""
+    card, switch = FakeCard(monkeypatch), Graphs()
+    made = len(card.streams)
+    for _ in range(2):
+        recorder = Recorder(switch, most=3)
+        for kind in "abc":
+            recorder.run(kind, lambda: None)
+    begun = ["begin thread_local", *["begin thread_local in the first one's"] * 2]
+    assert [entry for entry in card.log if entry.startswith("begin")] == 2 * begun
+    assert len(card.streams) == made + 1
+
+
+def test_of_several_recordings_the_oldest_goes(log):
+    recorder = Recorder(graphs(log), most=2)
+    for kind in ("a", "b", "a", "c", "b", "a"):
+        recorder.run(kind, lambda: None)
+    assert log == ["record 0", "record 1", "replay 0", "record 2", "replay 1", "record 3"]
+
+
+def test_without_room_a_run_goes_on_without_and_another_one_tries(log, caplog):
+    def full(step):
+        log.append("record")
+        raise torch.cuda.OutOfMemoryError("full")
+
+    switch = Graphs(record=full, devices=("cpu",))
+    for _ in range(2):
+        recorder = Recorder(switch)
+        for kind in ("a", "a", "b"):
+            recorder.run(kind, lambda: log.append("step"))
+        assert switch.work_on(torch.device("cpu")) and not recorder.works_on(torch.device("cpu"))
+    assert log == ["step", "record", "step", "step"] * 2
+    assert len(caplog.messages) == 2 and switch.failed == ""
 
 
 def test_after_a_failed_recording_the_card_is_put_right(monkeypatch):
@@ -121,11 +171,10 @@ def test_after_a_failed_recording_the_card_is_put_right(monkeypatch):
 
     with pytest.raises(RuntimeError, match="not permitted"):
         record_cuda(step)
-    again = ["begin thread_local", "zeros on cuda", "end"]
-    assert card.log == ["wait", "begin thread_local", "end", "synchronize", "reset", *again, "synchronize"]
+    assert card.log == [*READY, "begin thread_local", "end", *RIGHT]
 
 
-def test_cancel_within_a_recording_is_not_hidden_by_it(monkeypatch):
+def test_cancel_within_a_recording_is_not_hidden_by_it_and_leaves_the_card_right(monkeypatch):
     card = FakeCard(monkeypatch)
 
     def step():
@@ -134,3 +183,4 @@ def test_cancel_within_a_recording_is_not_hidden_by_it(monkeypatch):
 
     with pytest.raises(Cancelled):
         record_cuda(step)
+    assert card.log == [*READY, "begin thread_local", "end", *RIGHT]
