@@ -13,6 +13,7 @@ from ..acestep_models.pipelines.decode import check_song, decode
 from ..acestep_models.pipelines.level import level
 from ..acestep_models.runtime import Handle
 from ..acestep_models.units import SAMPLE_RATE
+from ..acestep_models.vae.compiled import vae_compiler
 from .host.latents import audio, audio_parts, latent_samples
 from .host.runtime import HostRuntime
 from .host.schema import io, out, report, schema, socket
@@ -60,7 +61,14 @@ class DecodeAudio(io.ComfyNode):
             splice = wire("splice", splice, Splice, "Repaint or Extend")
             sure = check_song(splice, latent.get("acestep"), samples.shape[-1])
         wave = decode(HostRuntime(), vae, samples, splice)
-        return io.NodeOutput(audio(wave), ui=report(*_describe(wave), *_kept(splice), "" if sure else UNSURE))
+        text = (*_describe(wave), *_kept(splice), "" if sure else UNSURE, _speed_line(vae))
+        return io.NodeOutput(audio(wave), ui=report(*text))
+
+
+def _speed_line(vae: Handle[Any]) -> str:
+    """What is said of a VAE that a node wished compiled, where that did not work."""
+    compiler = vae_compiler(vae)
+    return f"speed up: the VAE was not compiled: {compiler.failed}" if compiler and compiler.failed else ""
 
 
 def _kept(splice: Splice | None) -> tuple[str, ...]:

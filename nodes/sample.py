@@ -31,6 +31,7 @@ from .host.latents import held_latent
 from .host.latents import latent as latent_wire
 from .host.runtime import HostRuntime
 from .host.schema import AUTO, io, out, report, schema, socket
+from .host.speed import speed_line
 from .plan import codes_line
 from .types import Sampling
 from .widgets import (
@@ -251,7 +252,7 @@ class DiTSample(io.ComfyNode):
         else:
             held = held_latent(latent)
             song, kept = generate_held(HostRuntime(), decoder, conditioner, take, held), open_line(held)
-        text = (*describe_song(song.meta), kept, timbre_line(reference))
+        text = (*describe_song(song.meta), kept, timbre_line(reference), speed_line(model))
         return io.NodeOutput(latent_wire(song.latents, acestep=song.meta), ui=report(*text))
 
 

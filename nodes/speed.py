@@ -9,9 +9,14 @@ from ..acestep_models.vae.compiled import compile_vae
 from .host.fused import brings_weights
 from .host.models import song_model
 from .host.schema import io, out, report, schema, socket
-from .host.speed import compiles, speed_up
+from .host.speed import speed_of, speed_up
 from .types import Vae
 from .widgets import wire
+
+WAITS = (
+    "decoder: as it was, because this ComfyUI brings weights in at each use (start it with --disable-dynamic-vram to "
+    "change that)"
+)
 
 
 class SpeedUp(io.ComfyNode):
@@ -42,8 +47,9 @@ class SpeedUp(io.ComfyNode):
         text: list[str] = []
         if model is not None:
             song_model(model)
-            text += _decoder_lines(model, compile, cuda_graphs)
+            waits = brings_weights(model)
             model = speed_up(model, compile, cuda_graphs)[0] if compile or cuda_graphs else model
+            text += [WAITS] if waits and speed_of(model) else _decoder_lines(model, compile)
         if vae is not None:
             vae = wire("vae", vae, Handle, "Load DiT")
             text.append("VAE: compiled at the first use" if compile else "VAE: as it was")
@@ -51,23 +57,20 @@ class SpeedUp(io.ComfyNode):
         return io.NodeOutput(model, vae, ui=report(*(text or ["nothing is connected, so nothing is sped up"])))
 
 
-def _decoder_lines(model: Any, compile: bool, cuda_graphs: bool) -> list[str]:
-    """What will act on the decoder, as far as one can know before it runs."""
-    if not (compile or cuda_graphs):
+def _decoder_lines(model: Any, compile: bool) -> list[str]:
+    """What will act on the decoder, as far as one can know before it runs: also what was wished before this node."""
+    speed = speed_of(model)
+    if speed is None:
         return ["decoder: as it was"]
-    if brings_weights(model):
-        return [
-            "decoder: as it was, because this ComfyUI brings weights in at each use (start it with "
-            "--disable-dynamic-vram to change that)"
-        ]
-    lines = []
-    if compile:
-        blocks = "decoder: not compiled, because a GGUF file's blocks are multiplied out anew at each use"
-        lines.append("decoder: layers compiled at the first run" if compiles(model) else blocks)
-    if cuda_graphs:
-        card = model.load_device.type == "cuda"
+    lines, card = [], model.load_device.type == "cuda"
+    if speed.compiler is not None:
+        lines.append("decoder: layers compiled at the first run")
+    elif compile:
+        lines.append("decoder: not compiled, because a GGUF file's blocks are multiplied out anew at each use")
+    if speed.graphs is not None:
         lines.append("decoder: steps recorded as CUDA graphs" if card else f"CUDA graphs: none on {model.load_device}")
-    return [*lines, "both rest while the decoder's weights do not all fit on the device"]
+    acts = speed.compiler is not None or (speed.graphs is not None and card)
+    return [*lines, *(["this rests while the decoder's weights do not all fit on the device"] if acts else [])]
 
 
 def _inputs() -> list[Any]:

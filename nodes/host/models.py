@@ -254,6 +254,10 @@ def song_model(model: Any) -> SongModel:
     Raises:
         ValueError: names what the wire holds instead.
     """
+    if model is None:
+        raise ValueError(
+            "model: nothing arrives, for the node before this one (SpeedUp?) has no model connected; connect one there"
+        )
     inner = getattr(model, "model", None)
     if not isinstance(inner, SongModel):
         raise ValueError(

@@ -19,16 +19,36 @@ PREPARE = comfy.patcher_extension.WrappersMP.PREPARE_SAMPLING
 def speed_up(model: Any, compiling: bool, graphs: bool) -> tuple[Any, Speed]:
     """A clone of `model` whose runs are sped up, and the state of that; the model itself stays as it is.
 
+    What a node before this one wished goes on.
+
     The first length of a kind of pass is compiled for itself and the second for all others; kinds differ in rows (one
     or several), in the mask of tokens and the band of the window (there or not), and in what fills the last patch.
     """
-    compiler = Compiler(DECODER, dynamic=None) if compiling and compiles(model) else None
-    speed = Speed(compiler, Graphs(name="A step of the decoder") if graphs else None)
-    clone = model.clone()
+    before, clone = speed_of(model), model.clone()
+    compiler, recorder = (before.compiler, before.graphs) if before else (None, None)
+    if compiler is None and compiling and compiles(model):
+        compiler = Compiler(DECODER, dynamic=None)
+    if recorder is None and graphs:
+        recorder = Graphs(name="A step of the decoder")
+    same = before is not None and (compiler, recorder) == (before.compiler, before.graphs)
+    speed = before if before is not None and same else Speed(compiler, recorder)
     options = clone.model_options
     wishes = {**options.get("transformer_options", {}), SPEED: speed}
-    clone.model_options = {**options, "transformer_options": _announced(wishes) if graphs else wishes}
+    clone.model_options = {**options, "transformer_options": wishes if recorder is None else _announced(wishes)}
     return clone, speed
+
+
+def speed_of(model: Any) -> Speed | None:
+    """What a node wished for the runs of a MODEL, or None."""
+    wished = model.model_options.get("transformer_options", {}).get(SPEED)
+    return wished if isinstance(wished, Speed) else None
+
+
+def speed_line(model: Any) -> str:
+    """What a report says of a run whose compiling did not work; nothing where all is well."""
+    speed = speed_of(model)
+    failed = speed.compiler.failed if speed and speed.compiler else ""
+    return f"speed up: the decoder was not compiled: {failed}" if failed else ""
 
 
 def compiles(model: Any) -> bool:

@@ -194,7 +194,7 @@ def test_the_node_says_what_will_act(pack, node, loaded):
     assert text.splitlines() == [
         "decoder: layers compiled at the first run",
         "CUDA graphs: none on cpu",
-        "both rest while the decoder's weights do not all fit on the device",
+        "this rests while the decoder's weights do not all fit on the device",
     ]
     assert pack("host.models").SPEED in model.model_options["transformer_options"] and vae is None
 
@@ -206,6 +206,36 @@ def test_the_node_passes_on_what_is_to_stay(node, loaded):
         "decoder: as it was\nVAE: as it was",
     )
     assert node() == (None, None, "nothing is connected, so nothing is sped up")
+
+
+def test_wishes_of_two_nodes_add_up(pack, node, loaded):
+    SPEED = pack("host.models").SPEED
+    compiled, _, _ = node(model=loaded.model)
+    both, _, text = node(model=compiled, compile=False, cuda_graphs=True)
+    first, second = (model.model_options["transformer_options"][SPEED] for model in (compiled, both))
+    assert second.compiler is first.compiler and first.graphs is None and second.graphs is not None
+    assert "layers compiled" in text and "CUDA graphs" in text
+    assert node(model=both, compile=False)[2] == text  # nothing more is wished, and nothing is lost
+    _, _, only_graphs = node(model=loaded.model, compile=False, cuda_graphs=True)
+    assert only_graphs == "CUDA graphs: none on cpu"
+
+
+def test_what_did_not_compile_is_told_where_it_matters(pack, node, loaded):
+    model, vae, _ = node(model=loaded.model, vae=loaded.vae)
+    line = pack("host.speed").speed_line
+    assert line(model) == line(loaded.model) == ""
+    model.model_options["transformer_options"][pack("host.models").SPEED].compiler.failed = "no C++ compiler"
+    vae.module.compiler.failed = "no C++ compiler"
+    assert line(model) == "speed up: the decoder was not compiled: no C++ compiler"
+    latent = {"samples": torch.zeros(1, 64, 5), "type": "audio"}
+    text = pack("decode").DecodeAudio.execute(vae, latent).ui["text"][0]
+    assert text.endswith("speed up: the VAE was not compiled: no C++ compiler")
+
+
+def test_an_output_without_its_input_is_told(pack, node, loaded):
+    model, _, _ = node(vae=loaded.vae)
+    with pytest.raises(ValueError, match=r"nothing arrives.*SpeedUp\?.*connect one there"):
+        pack("host.models").song_model(model)
 
 
 @pytest.fixture
