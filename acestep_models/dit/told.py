@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..layers import Band, Filled, KeysValues, Rope
-
-
-class Places(NamedTuple):
-    """Where the patches of a song stand, and what those of a sliding and of a full layer see of one another."""
-
-    rope: Rope
-    sliding: Band | Filled | None
-    full: Filled | None
-
-    def seen_by(self, layer: int) -> Band | Filled | None:
-        """Layers take turns, and a sliding one is the first (spec/audio.md §2.1)."""
-        return self.full if layer % 2 else self.sliding
+from ..layers import Band, KeysValues, Rope
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +18,19 @@ class Told:
     Attributes:
         keys_values: of each layer's attention to the condition, each [B, kv, L, D].
         mask: [B, 1, 1, L] bool, False where padding stands.
-        places: of the patches.
+        rope: positions of the patches.
+        band: what the sliding layers see.
     """
 
     keys_values: tuple[KeysValues, ...]
     mask: Tensor | None
-    places: Places
+    rope: Rope
+    band: Band | None
 
     def rows(self, start: int, stop: int) -> Told:
         """Rows start .. stop - 1 of the batch, as views."""
         parts = tuple((k[start:stop], v[start:stop]) for k, v in self.keys_values)
-        return Told(parts, None if self.mask is None else self.mask[start:stop], self.places)
+        return Told(parts, None if self.mask is None else self.mask[start:stop], self.rope, self.band)
 
 
 Tell = Callable[[Tensor, Tensor | None], Told]

@@ -10,28 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import (
-    Attention,
-    Band,
-    FeedForward,
-    Filled,
-    KeysValues,
-    LayerShape,
-    Rope,
-    parameter,
-    rotary_table,
-    sliding_band,
-)
+from ..layers import Attention, Band, FeedForward, KeysValues, LayerShape, Rope, parameter, rotary_table, sliding_band
 from ..ops import TORCH_OPS, Ops
 from .config import DiTConfig
-from .told import Places, Told
+from .told import Told
 
 TIME_CHANNELS = 256
 TIME_SCALE = 1000.0
-# A CPU multiplies 384 rows of bf16 faster than 375: its kernels take them by sixteen (5 to 8 % of a whole pass).
-EVEN_ROWS, EVEN_DTYPES = 16, (torch.bfloat16,)
-
-Seen = Band | Filled | None  # what positions see of one another
 
 
 class Transpose(nn.Module):
@@ -112,19 +97,20 @@ class DiTLayer(nn.Module):
         h: Tensor,
         times: Tensor,
         rope: Rope,
-        seen: Seen,
+        band: Band | None,
         tokens: Tensor | KeysValues,
         token_mask: Tensor | None,
     ) -> Tensor:
         """h [B, S, H], times [B, 6, H], tokens [B, L, H] (or keys and values), token_mask [B, 1, 1, L] -> [B, S, H]."""
         table = (self.ops.cast(self.scale_shift_table, times) + times).chunk(6, dim=1)
         listen, think = Modulation(*table[:3]), Modulation(*table[3:])
-        h = listen.leave(h, self.self_attn(listen.enter(self.self_attn_norm(h)), rope=rope, mask=seen))
+        seen = self.self_attn(listen.enter(self.self_attn_norm(h)), rope=rope, mask=band)
+        h = listen.leave(h, seen)
         h = h + self.cross_attn(self.cross_attn_norm(h), context=tokens, mask=token_mask)
         return think.leave(h, self.mlp(think.enter(self.mlp_norm(h))))
 
 
-LayerPass = Callable[[nn.Module, Tensor, Tensor, Rope, Seen, Tensor | KeysValues, Tensor | None], Tensor]
+LayerPass = Callable[[nn.Module, Tensor, Tensor, Rope, Band | None, Tensor | KeysValues, Tensor | None], Tensor]
 
 
 def pass_layer(
@@ -132,12 +118,12 @@ def pass_layer(
     h: Tensor,
     times: Tensor,
     rope: Rope,
-    seen: Seen,
+    band: Band | None,
     tokens: Tensor | KeysValues,
     token_mask: Tensor | None,
 ) -> Tensor:
     """`layer` at work on the arguments of `DiTLayer.forward`; as a function it can be compiled once for all layers."""
-    out: Tensor = layer(h, times, rope, seen, tokens, token_mask)
+    out: Tensor = layer(h, times, rope, band, tokens, token_mask)
     return out
 
 
@@ -188,12 +174,12 @@ class DiT(nn.Module):
         h = self._patches(torch.cat([context, x], dim=-1))  # [B, S, H]
         vector, times = self._times(t, t if r is None else r, h.dtype)  # [B, H], [B, 6, H]
         if isinstance(tokens, Told):
-            told, places, hidden = tokens.keys_values, tokens.places, tokens.mask
+            told, (rope, band), seen = tokens.keys_values, (tokens.rope, tokens.band), tokens.mask
         else:  # a layer makes its own keys and values, which do not pile up
             told = (self.condition_embedder(tokens),) * len(self.layers)  # each [B, L, H]
-            places, hidden = self._places(frames, h), _over_heads(token_mask)
+            (rope, band), seen = self._places(h.shape[1], h), _over_heads(token_mask)
         for index, layer in enumerate(self.layers):
-            h = through(layer, h, times, places.rope, places.seen_by(index), told[index], hidden)
+            h = through(layer, h, times, rope, band if index % 2 == 0 else None, told[index], seen)
         shift, scale = (self.ops.cast(self.scale_shift_table, vector) + vector[:, None]).chunk(2, dim=1)
         velocity: Tensor = self.proj_out(torch.addcmul(shift, self.norm_out(h), 1 + scale))
         return velocity[:, :frames]
@@ -203,31 +189,18 @@ class DiT(nn.Module):
         embedded = self.condition_embedder(tokens)  # [B, L, H]
         made = (cast(DiTLayer, layer).cross_attn.keys_values(embedded) for layer in self.layers)
         keys_values = tuple((k, _alone(v)) for k, v in made)
-        return Told(keys_values, _over_heads(token_mask), self._places(frames, embedded))
+        rope, band = self._places(-(-frames // self.config.patch_size), embedded)
+        return Told(keys_values, _over_heads(token_mask), rope, band)
 
-    def _places(self, frames: int, like: Tensor) -> Places:
-        """Those of a song of so many frames."""
-        config, real = self.config, -(-frames // self.config.patch_size)
-        patches = self._count_patches(frames, like)
+    def _places(self, patches: int, like: Tensor) -> tuple[Rope, Band | None]:
+        """Positions of so many patches, and the band of the sliding layers."""
+        config = self.config
         rope = rotary_table(patches, config.head_dim, config.rope_theta, device=like.device, dtype=like.dtype)
-        full = Filled(real) if real < patches else None
-        return Places(
-            rope, sliding_band(patches, config.sliding_window, config.decoder_shape.groups, like, real) or full, full
-        )
-
-    def _count_patches(self, frames: int, like: Tensor) -> int:
-        """Patches that a pass computes: those of so many frames, and what fills the kernels of a CPU.
-
-        What is filled in sees what is there and is not seen; its window must reach back to that.
-        """
-        patches = -(-frames // self.config.patch_size)
-        missing = -patches % EVEN_ROWS
-        even = like.device.type == "cpu" and like.dtype in EVEN_DTYPES and not torch.is_grad_enabled()
-        return patches + missing if even and missing <= self.config.sliding_window else patches
+        return rope, sliding_band(patches, config.sliding_window, config.decoder_shape.groups, like)
 
     def _patches(self, frames: Tensor) -> Tensor:
-        """frames [B, T, 192] -> [B, S, H]; what is missing at the end is filled with zeros."""
-        missing = self._count_patches(frames.shape[1], frames) * self.config.patch_size - frames.shape[1]
+        """frames [B, T, 192] -> [B, S, H]; an incomplete last patch is filled with zeros."""
+        missing = -frames.shape[1] % self.config.patch_size
         h: Tensor = self.proj_in(F.pad(frames, (0, 0, 0, missing)) if missing else frames)
         return h.contiguous()  # seen from the side, every layer of a pass would read and write it across
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .attention import Attention, KeysValues, LayerCache
-from .band import Band, Filled, See, band_elements, count_blocks, sliding_band, sliding_mask
+from .band import Band, See, band_elements, count_blocks, sliding_band, sliding_mask
 from .blocks import EncoderLayer, FeedForward, parameter
 from .rotary import Rope, apply_rotary, rotary_table
 from .shape import LayerShape
@@ -13,7 +13,6 @@ __all__ = [
     "Band",
     "EncoderLayer",
     "FeedForward",
-    "Filled",
     "KeysValues",
     "LayerCache",
     "LayerShape",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import TORCH_OPS, Ops
-from .band import Band, Filled, See
+from .band import Band, See
 from .rotary import Rope, apply_rotary
 from .shape import LayerShape
 
@@ -57,19 +57,19 @@ class Attention(nn.Module):
         x: Tensor,
         *,
         rope: Rope | None = None,
-        mask: Tensor | Band | Filled | None = None,
+        mask: Tensor | Band | None = None,
         context: Tensor | KeysValues | None = None,
         causal: bool = False,
         cache: LayerCache | None = None,
     ) -> Tensor:
         """x [B, L, W] -> [B, L, W].
 
-        `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys], or what a pass shares (no
+        `mask` is bool (True = may be seen) and broadcasts to [B, heads, L, keys], or the band of a sliding layer (no
         context, no cache); `context` [B, keys, W] or what `keys_values` made of it; `causal` (no mask, no context)
         hides the future; `cache` keeps the new keys and values and attends to all.
         """
         q, k, v = self._queries_keys_values(x, rope, context)  # [B, heads or kv, L, D]
-        if isinstance(mask, Band | Filled):
+        if isinstance(mask, Band):
             seen = mask.attend(q, k, v, self.ops.attention)  # [B, heads, L, D]
         elif cache is None:
             seen = self.ops.attention(q, k, v, mask, causal)  # [B, heads, L, D]

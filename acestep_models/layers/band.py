@@ -26,17 +26,6 @@ def sliding_mask(length: int, window: int, device: torch.device | str | None) ->
     return (position[:, None] - position).abs() <= window  # [L, L]
 
 
-@dataclass(frozen=True)
-class Filled:
-    """Everything may be seen but what was filled in at the end: only the first `length` positions are there."""
-
-    length: int
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, see: See) -> Tensor:
-        """What q [B, heads, L, D] sees of k and v [B, kv, L, D], like q. `see` is `Ops.attention`."""
-        return see(q, k[:, :, : self.length], v[:, :, : self.length])
-
-
 @dataclass(frozen=True, eq=False)
 class Band:
     """What the layers of one pass share; `sliding_band` makes it.
@@ -102,11 +91,10 @@ def band_elements(length: int, window: int, groups: int) -> int:
     return groups * (length**2 if blocks == 1 else blocks * 3 * window**2)
 
 
-def sliding_band(length: int, window: int, groups: int, like: Tensor, real: int | None = None) -> Band | None:
+def sliding_band(length: int, window: int, groups: int, like: Tensor) -> Band | None:
     """The band of a sequence, on the device and in the dtype of `like`; None where it hides nothing.
 
-    `groups` is the number of query heads that share a key head. Of the `length` positions only the first `real` are
-    there, which nothing but a band hides: the caller sees to it where there is none.
+    `groups` is the number of query heads that share a key head.
     """
     blocks = count_blocks(length, window)
     if not blocks:
@@ -116,6 +104,6 @@ def sliding_band(length: int, window: int, groups: int, like: Tensor, real: int 
     query = torch.arange(size, device=like.device)[:, None] + start  # [N, W, 1]
     key = torch.arange(-margin, size + margin, device=like.device) + start  # [N, 1, 3 W]
     # A filled-in query still sees the window before it, so that its softmax has something to sum.
-    hidden = ((query - key).abs() > window) | (key < 0) | (key >= (real or length))  # [N, W, 3 W]
+    hidden = ((query - key).abs() > window) | (key < 0) | (key >= length)  # [N, W, 3 W]
     numbers = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
     return Band(length, window, numbers.repeat(1, groups, 1)[None])
