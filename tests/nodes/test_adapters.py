@@ -204,7 +204,7 @@ def test_a_module_that_the_model_lacks_is_an_error(adapters, core, loaded):
     delta = core("adapters.delta").Full(torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"no diffusion_model\.decoder\.layers\.9\.mlp\.up_proj\.weight"):
         adapters.apply(loaded.model, {"layers.9.mlp.up_proj": delta}, 1.0)
-    with pytest.raises(ValueError, match="expected an ACE-Step 1.5 decoder, got NoneType"):
+    with pytest.raises(ValueError, match="nothing arrives"):
         adapters.apply(None, {QUERY: delta}, 0.0)
 
 
